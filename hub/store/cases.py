@@ -1,0 +1,144 @@
+"""Cases: rows that change under their version, each change with its event."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, RowMapping, func, insert, select, update
+
+from hub.store import events
+from hub.store.ledger import Collision
+from hub.store.tables import blind_index, cases, counters
+
+PROJECTED = ("unified_no", "matter", "matter_version", "state", "step", "waiting_for", "reason", "version", "data", "created")
+
+
+@dataclass(frozen=True, slots=True)
+class CaseRow:
+    """A case as the ledger keeps it. ``data`` holds the machine's own memory: names of steps, times, ids of bodies."""
+
+    no: str
+    unified_no: str
+    tenant: str
+    matter: str
+    matter_version: int
+    state: str
+    step: str
+    waiting_for: str
+    reason: str
+    version: int
+    data: Mapping[str, object]
+    created: int
+    updated: int
+
+
+def from_row(row: RowMapping) -> CaseRow:
+    """A database row as a value."""
+    return CaseRow(**{**row, "data": json.loads(row["data"])})
+
+
+def _record(connection: Connection, at: int, kind: str, row: Mapping[str, object]) -> None:
+    content = {name: row[name] for name in PROJECTED}
+    events.append(connection, at, [events.NewEvent(kind, str(row["tenant"]), "", str(row["no"]), content)])
+
+
+def open_case(connection: Connection, at: int, case: CaseRow) -> None:
+    """A new case. The same number twice is a ``Collision``."""
+    row = _columns(case, at)
+    connection.execute(insert(cases).values(**row, created=at))
+    _record(connection, at, "case.opened", {**row, "created": at})
+
+
+def move(connection: Connection, at: int, case: CaseRow, from_version: int) -> None:
+    """Write the case's next version.
+
+    Raises:
+        Collision: somebody else moved the case since it was read.
+    """
+    row = _columns(case, at)
+    done = connection.execute(update(cases).where(cases.c.no == case.no, cases.c.version == from_version).values(**row))
+    if done.rowcount != 1:
+        raise Collision
+    _record(connection, at, "case.moved", {**row, "created": case.created})
+
+
+def _columns(case: CaseRow, at: int) -> dict[str, object]:
+    return {
+        "no": case.no,
+        "unified_no": case.unified_no,
+        "tenant": case.tenant,
+        "matter": case.matter,
+        "matter_version": case.matter_version,
+        "state": case.state,
+        "step": case.step,
+        "waiting_for": case.waiting_for,
+        "reason": case.reason,
+        "version": case.version,
+        "data": events.canonical(case.data),
+        "updated": at,
+    }
+
+
+def get(connection: Connection, no: str) -> CaseRow | None:
+    """By YWH or by unified number."""
+    row = connection.execute(select(cases).where(cases.c.no == no)).mappings().first()
+    if row is None and no:
+        row = connection.execute(select(cases).where(cases.c.unified_no == no)).mappings().first()
+    return None if row is None else from_row(row)
+
+
+def waiting_for(connection: Connection, partner: str, limit: int = 500) -> list[CaseRow]:
+    """Running cases that wait for a partner, longest first."""
+    query = select(cases).where(cases.c.waiting_for == partner, cases.c.state == "running").order_by(cases.c.updated).limit(limit)
+    return [from_row(row) for row in connection.execute(query).mappings()]
+
+
+def listing(connection: Connection, tenants: Sequence[str] | None, state: str = "", limit: int = 200) -> list[CaseRow]:
+    """Cases, newest first."""
+    query = select(cases).order_by(cases.c.created.desc(), cases.c.no.desc()).limit(limit)
+    if tenants is not None:
+        query = query.where(cases.c.tenant.in_(tenants))
+    if state:
+        query = query.where(cases.c.state == state)
+    return [from_row(row) for row in connection.execute(query).mappings()]
+
+
+def by_state(connection: Connection) -> dict[str, int]:
+    """How many cases are in each state."""
+    return {str(s): int(n) for s, n in connection.execute(select(cases.c.state, func.count()).group_by(cases.c.state))}
+
+
+def draw(connection: Connection, name: str, step: int = 1) -> int:
+    """The next value of a named counter, without gaps on SQLite."""
+    done = connection.execute(update(counters).where(counters.c.name == name).values(value=counters.c.value + step))
+    if done.rowcount == 0:
+        connection.execute(insert(counters).values(name=name, value=step))
+    return int(connection.execute(select(counters.c.value).where(counters.c.name == name)).scalar_one())
+
+
+def counted(connection: Connection, prefix: str) -> dict[str, int]:
+    """Counters whose name begins so."""
+    query = select(counters.c.name, counters.c.value).where(counters.c.name.startswith(prefix, autoescape=True))
+    return {str(name): int(value) for name, value in connection.execute(query)}
+
+
+def index(connection: Connection, tenant: str, case_no: str, tokens: Sequence[tuple[str, str, str]]) -> None:
+    """Add (kind, key id, token) rows to the blind index."""
+    rows = [{"tenant": tenant, "case_no": case_no, "kind": k, "key_id": i, "token": t} for k, i, t in sorted(set(tokens))]
+    if rows:
+        connection.execute(insert(blind_index), rows)
+
+
+def find(connection: Connection, tenants: Sequence[str] | None, kind: str, tokens: Sequence[tuple[str, str]]) -> list[str]:
+    """Numbers of the cases whose blind index holds one of these (key id, token) pairs."""
+    found: set[str] = set()
+    for key_id, token in tokens:
+        query = select(blind_index.c.case_no).where(
+            blind_index.c.kind == kind, blind_index.c.key_id == key_id, blind_index.c.token == token
+        )
+        if tenants is not None:
+            query = query.where(blind_index.c.tenant.in_(tenants))
+        found.update(str(no) for no in connection.execute(query).scalars())
+    return sorted(found)
