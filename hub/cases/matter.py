@@ -99,7 +99,7 @@ def read_matter(spec: Mapping[str, object]) -> Matter:
 
 def _read_step(name: str, spec: Mapping[str, object]) -> Step:
     values: dict[str, object] = dict(spec)
-    values["needs"] = tuple(values.get("needs", ()))  # type: ignore[call-overload]
+    values["needs"] = tuple(values.get("needs", ()))  # type: ignore[arg-type]
     for key in ("otherwise", "refused"):
         if key in values:
             values[key] = End(**values[key])  # type: ignore[arg-type]
@@ -117,31 +117,54 @@ def check_matter(matter: Matter, exchanges: Mapping[str, str]) -> list[Fault]:
         exchanges: ``partner/name`` → direction of every declared exchange.
     """
     found: list[Fault] = []
-
-    def fault(path: str, en: str, zh: str) -> None:
-        found.append(Fault(f"/{matter.name}{path}", "matter_invalid", en, zh))
-
     seen: set[str] = set()
     for name, step in matter.steps.items():
-        path = f"/steps/{name}"
-        for need in step.needs:
-            if need not in seen:
-                fault(path, f"needs `{need}`, which is not a step above it", f"所需步骤 `{need}` 不在其前")
+        path = f"/{matter.name}/steps/{name}"
+        found.extend(
+            _fault(path, f"needs `{need}`, which is not a step above it", f"所需步骤 `{need}` 不在其前")
+            for need in step.needs
+            if need not in seen
+        )
         seen.add(name)
-        if step.guard not in GUARDS:
-            fault(path, f"unknown guard `{step.guard}`; known: {', '.join(sorted(filter(None, GUARDS)))}", f"未知判定 `{step.guard}`")
-        if step.kind == "send" and exchanges.get(step.exchange) not in ("deliver", "ask"):
-            fault(path, f"`{step.exchange}` is not a declared deliver or ask exchange", f"`{step.exchange}` 未声明为发送或询问")
-        if step.query and exchanges.get(step.query) != "fetch":
-            fault(path, f"`{step.query}` is not a declared fetch exchange", f"`{step.query}` 未声明为补取")
+        found.extend(_check_step(path, step, exchanges))
     for when, items in matter.announce.items():
+        path = f"/{matter.name}/announce/{when}"
         if when not in matter.steps and when not in STATES:
-            fault(f"/announce/{when}", "neither a step nor a state", "既不是步骤也不是状态")
-        for item in items:
-            for name in filter(None, (item.exchange, item.told)):
-                if exchanges.get(name) not in ("deliver", "ask"):
-                    fault(f"/announce/{when}", f"`{name}` is not a declared deliver exchange", f"`{name}` 未声明为发送")
-    for where, step_name in (("/finish", matter.finish), ("/withdraw/until", matter.withdraw_until)):
+            found.append(_fault(path, "neither a step nor a state", "既不是步骤也不是状态"))
+        found.extend(
+            _fault(path, f"`{name}` is not a declared deliver exchange", f"`{name}` 未声明为发送")
+            for item in items
+            for name in filter(None, (item.exchange, item.told))
+            if exchanges.get(name) not in SENT
+        )
+    for where, step_name in (("finish", matter.finish), ("withdraw/until", matter.withdraw_until)):
         if step_name not in matter.steps:
-            fault(where, f"`{step_name}` is not a step", f"`{step_name}` 不是步骤")
+            found.append(_fault(f"/{matter.name}/{where}", f"`{step_name}` is not a step", f"`{step_name}` 不是步骤"))
     return found
+
+
+SENT = ("deliver", "ask")
+
+
+def _check_step(path: str, step: Step, exchanges: Mapping[str, str]) -> list[Fault]:
+    found: list[Fault] = []
+    if step.guard not in GUARDS:
+        known = ", ".join(sorted(filter(None, GUARDS)))
+        found.append(
+            _fault(path, f"unknown guard `{step.guard}`; known: {known}", f"未知判定 `{step.guard}`; 已知: {known}")
+        )
+    if step.kind == "send" and exchanges.get(step.exchange) not in SENT:
+        found.append(
+            _fault(
+                path,
+                f"`{step.exchange}` is not a declared deliver or ask exchange",
+                f"`{step.exchange}` 未声明为发送或询问",
+            )
+        )
+    if step.query and exchanges.get(step.query) != "fetch":
+        found.append(_fault(path, f"`{step.query}` is not a declared fetch exchange", f"`{step.query}` 未声明为补取"))
+    return found
+
+
+def _fault(path: str, en: str, zh: str) -> Fault:
+    return Fault(path, "matter_invalid", en, zh)

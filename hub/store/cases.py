@@ -12,7 +12,18 @@ from hub.store import events
 from hub.store.ledger import Collision
 from hub.store.tables import blind_index, cases, counters
 
-PROJECTED = ("unified_no", "matter", "matter_version", "state", "step", "waiting_for", "reason", "version", "data", "created")
+PROJECTED = (
+    "unified_no",
+    "matter",
+    "matter_version",
+    "state",
+    "step",
+    "waiting_for",
+    "reason",
+    "version",
+    "data",
+    "created",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +102,12 @@ def get(connection: Connection, no: str) -> CaseRow | None:
 
 def waiting_for(connection: Connection, partner: str, limit: int = 500) -> list[CaseRow]:
     """Running cases that wait for a partner, longest first."""
-    query = select(cases).where(cases.c.waiting_for == partner, cases.c.state == "running").order_by(cases.c.updated).limit(limit)
+    query = (
+        select(cases)
+        .where(cases.c.waiting_for == partner, cases.c.state == "running")
+        .order_by(cases.c.updated)
+        .limit(limit)
+    )
     return [from_row(row) for row in connection.execute(query).mappings()]
 
 
@@ -126,12 +142,16 @@ def counted(connection: Connection, prefix: str) -> dict[str, int]:
 
 def index(connection: Connection, tenant: str, case_no: str, tokens: Sequence[tuple[str, str, str]]) -> None:
     """Add (kind, key id, token) rows to the blind index."""
-    rows = [{"tenant": tenant, "case_no": case_no, "kind": k, "key_id": i, "token": t} for k, i, t in sorted(set(tokens))]
+    rows = [
+        {"tenant": tenant, "case_no": case_no, "kind": k, "key_id": i, "token": t} for k, i, t in sorted(set(tokens))
+    ]
     if rows:
         connection.execute(insert(blind_index), rows)
 
 
-def find(connection: Connection, tenants: Sequence[str] | None, kind: str, tokens: Sequence[tuple[str, str]]) -> list[str]:
+def find(
+    connection: Connection, tenants: Sequence[str] | None, kind: str, tokens: Sequence[tuple[str, str]]
+) -> list[str]:
     """Numbers of the cases whose blind index holds one of these (key id, token) pairs."""
     found: set[str] = set()
     for key_id, token in tokens:

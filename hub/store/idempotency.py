@@ -30,7 +30,17 @@ def known(connection: Connection, scope: Scope) -> list[RowMapping]:
     return list(connection.execute(query.order_by(idempotency.c.revision)).mappings())
 
 
-def remember(connection: Connection, at: int, scope: Scope, revision: int, digest: str, message_id: str, answer: str) -> None:  # noqa: PLR0913
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is remembered under a key: which revision, the digest of the content, the message, the answer given."""
+
+    revision: int
+    digest: str
+    message_id: str
+    answer: str
+
+
+def remember(connection: Connection, at: int, scope: Scope, entry: Entry) -> None:
     """Take the key. A second taker gets a ``Collision`` from the transaction."""
     connection.execute(
         insert(idempotency).values(
@@ -38,10 +48,10 @@ def remember(connection: Connection, at: int, scope: Scope, revision: int, diges
             caller=scope.caller,
             exchange=scope.exchange,
             key=scope.key,
-            revision=revision,
-            digest=digest,
-            message_id=message_id,
-            answer=answer,
+            revision=entry.revision,
+            digest=entry.digest,
+            message_id=entry.message_id,
+            answer=entry.answer,
             created=at,
         )
     )

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, RowMapping, create_engine, event, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.pool import NullPool, QueuePool
 
@@ -25,11 +25,11 @@ BATCH = 64
 BUSY_MS = 10_000
 
 
-class Collision(Exception):  # noqa: N818 - an event that the pipeline reacts to, not an error that anyone sees
+class Collision(Exception):
     """Two transactions wanted the same row; read again and try again."""
 
 
-class StaleLease(Exception):  # noqa: N818
+class StaleLease(Exception):
     """The lease was lost: another worker holds the message now. Nothing was written."""
 
 
@@ -44,7 +44,9 @@ def open_engine(url: str, *, writer: bool = False) -> Engine:
         return create_engine(url, pool_size=10, max_overflow=10, pool_pre_ping=True)
     # A connection stays in the thread that made it: the reader pool hands one to one thread at a time.
     engine = create_engine(
-        url, poolclass=NullPool if writer else QueuePool, connect_args={"timeout": BUSY_MS / 1000, "check_same_thread": False}
+        url,
+        poolclass=NullPool if writer else QueuePool,
+        connect_args={"timeout": BUSY_MS / 1000, "check_same_thread": False},
     )
 
     @event.listens_for(engine, "connect")
@@ -204,3 +206,7 @@ def now(connection: Connection) -> int:
     """The database's clock in milliseconds: leases of several machines are compared on it alone."""
     sql = SQLITE_NOW if connection.dialect.name == "sqlite" else POSTGRES_NOW
     return int(connection.execute(text(f"SELECT {sql}")).scalar_one())
+
+
+# The store's words for those above it: SQLAlchemy itself is imported in `hub.store` alone.
+__all__ = ["Collision", "Connection", "Ledger", "RowMapping", "StaleLease", "busy", "now", "open_engine"]

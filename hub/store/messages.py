@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, RowMapping, and_, exists, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, exists, func, insert, or_, select, update
 
 from hub.model.identity import wire_id
 from hub.model.states import BLOCKING, CLAIMABLE
 from hub.store import events
 from hub.store.ledger import StaleLease
-from hub.store.tables import attempts, messages
+from hub.store.tables import attempts, counters, messages
 
 # What an event of a message repeats: with these every column of the projection but the lease can be rebuilt.
 PROJECTED = (
@@ -107,7 +107,14 @@ def _event(kind: str, row: Mapping[str, object] | RowMapping, body_digest: str, 
     )
 
 
-def change(connection: Connection, at: int, row: RowMapping, kind: str, note: Mapping[str, object] | None = None, **values: object) -> None:
+def change(
+    connection: Connection,
+    at: int,
+    row: RowMapping,
+    kind: str,
+    note: Mapping[str, object] | None = None,
+    **values: object,
+) -> None:
     """Change a message's projection and say so in an event. The caller holds the row (lease or write lock)."""
     after = {**row, **values, "updated": at}
     connection.execute(update(messages).where(messages.c.id == row["id"]).values(**values, updated=at))
@@ -143,11 +150,8 @@ class ClaimRule:
     without: tuple[str, ...] = ()
 
 
-def claim(connection: Connection, at: int, rule: ClaimRule, limit: int) -> list[RowMapping]:
-    """Take up to ``limit`` due messages under a lease, each with an attempt recorded before anything is sent.
-
-    The order per (partner, case) holds because a message is only due when nothing before it is unfinished.
-    """
+def _due(at: int) -> ColumnElement[bool]:
+    """Due now, with nothing unfinished before it in its (partner, case): this is what keeps the order."""
     earlier = messages.alias("earlier")
     blocked = exists().where(
         earlier.c.case_no == messages.c.case_no,
@@ -156,7 +160,12 @@ def claim(connection: Connection, at: int, rule: ClaimRule, limit: int) -> list[
         earlier.c.seq > 0,
         earlier.c.state.in_(BLOCKING),
     )
-    wanted = [messages.c.state.in_(CLAIMABLE), messages.c.due_at <= at, or_(messages.c.case_no == "", ~blocked)]
+    return and_(messages.c.state.in_(CLAIMABLE), messages.c.due_at <= at, or_(messages.c.case_no == "", ~blocked))
+
+
+def claim(connection: Connection, at: int, rule: ClaimRule, limit: int) -> list[RowMapping]:
+    """Take up to ``limit`` due messages under a lease, each with an attempt recorded before anything is sent."""
+    wanted = [_due(at)]
     if rule.partner:
         wanted.append(messages.c.partner == rule.partner)
     if rule.without:
@@ -173,7 +182,9 @@ def claim(connection: Connection, at: int, rule: ClaimRule, limit: int) -> list[
     for row in taken:
         _lease(connection, at, rule, row)
     ids = [row["id"] for row in taken]
-    again = connection.execute(select(messages).where(messages.c.id.in_(ids)).order_by(messages.c.due_at, messages.c.id))
+    again = connection.execute(
+        select(messages).where(messages.c.id.in_(ids)).order_by(messages.c.due_at, messages.c.id)
+    )
     return list(again.mappings())
 
 
@@ -182,7 +193,15 @@ def _lease(connection: Connection, at: int, rule: ClaimRule, row: RowMapping) ->
     delivery = wire_id(row["id"])
     connection.execute(
         insert(attempts).values(
-            message_id=row["id"], n=n, delivery_id=delivery, by=rule.by, fence=fence, started=at, ended=0, outcome="", code=""
+            message_id=row["id"],
+            n=n,
+            delivery_id=delivery,
+            by=rule.by,
+            fence=fence,
+            started=at,
+            ended=0,
+            outcome="",
+            code="",
         )
     )
     note = {"n": n, "by": rule.by, "delivery_id": delivery, "before": row["state"]}
@@ -260,7 +279,11 @@ def expired(connection: Connection, at: int, partner: str = "") -> list[RowMappi
 
 def last_attempt(connection: Connection, message_id: str) -> RowMapping | None:
     """The newest attempt that has ended, or none."""
-    query = select(attempts).where(attempts.c.message_id == message_id, attempts.c.outcome != "").order_by(attempts.c.n.desc())
+    query = (
+        select(attempts)
+        .where(attempts.c.message_id == message_id, attempts.c.outcome != "")
+        .order_by(attempts.c.n.desc())
+    )
     return connection.execute(query.limit(1)).mappings().first()
 
 
@@ -308,28 +331,27 @@ def listing(connection: Connection, wanted: Filter) -> list[RowMapping]:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """Work of one partner that is due now, by who has to do it."""
+    """Work of one partner that is due now: the courier's share and the orchestrator's."""
 
     partner: str
     first_of_live: int
     orchestrated: int
-    oldest_live: int
 
 
-def backlog(connection: Connection, at: int) -> list[Backlog]:
-    """What is due now, per partner. Blocked messages are counted too: a hint may be superfluous, never missing."""
-    first = and_(messages.c.lane == "live", messages.c.attempts == 0)
+def backlog(connection: Connection, at: int, grace_ms: int) -> list[Backlog]:
+    """What is due now, per partner. What the courier left lying for ``grace_ms`` is the orchestrator's too."""
+    first = and_(messages.c.lane == "live", messages.c.attempts == 0, messages.c.state != "leased")
+    lost = and_(messages.c.state == "leased", messages.c.lease_until < at)
     query = (
         select(
             messages.c.partner,
             func.count().filter(first).label("live"),
-            func.count().filter(~first).label("rest"),
-            func.min(messages.c.created).filter(first).label("oldest"),
+            func.count().filter(or_(~first, messages.c.created <= at - grace_ms)).label("rest"),
         )
-        .where(or_(and_(messages.c.state.in_(CLAIMABLE), messages.c.due_at <= at), and_(messages.c.state == "leased", messages.c.lease_until < at)))
+        .where(or_(_due(at), lost))
         .group_by(messages.c.partner)
     )
-    return [Backlog(r.partner, r.live, r.rest, r.oldest or at) for r in connection.execute(query)]
+    return [Backlog(row.partner, row.live, row.rest) for row in connection.execute(query)]
 
 
 def counts(connection: Connection) -> list[RowMapping]:
@@ -338,16 +360,43 @@ def counts(connection: Connection) -> list[RowMapping]:
     return list(connection.execute(select(*columns, func.count().label("n")).group_by(*columns)).mappings())
 
 
-def deliveries(connection: Connection) -> dict[str, int]:
-    """Successful attempts by who made them."""
-    query = select(attempts.c.by, func.count()).where(attempts.c.outcome == "done").group_by(attempts.c.by)
-    return {str(by): int(n) for by, n in connection.execute(query)}
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Figures of a period: messages that left or arrived, and who delivered them."""
+
+    messages: int
+    delivered: int
+    dead: int
+    by_courier: int
+    by_airflow: int
+    duplicates: int
+
+
+def totals(connection: Connection, since: int) -> Totals:
+    """Figures since a time (ms); ``duplicates`` counts from the ledger's beginning."""
+    recent = select(func.count()).select_from(messages).where(messages.c.created >= since)
+    by_whom = select(attempts.c.by, func.count()).where(attempts.c.outcome == "done", attempts.c.started >= since)
+    done = {str(by): int(n) for by, n in connection.execute(by_whom.group_by(attempts.c.by))}
+    repeats = select(func.coalesce(func.sum(counters.c.value), 0)).where(counters.c.name.startswith("duplicates:"))
+    return Totals(
+        messages=int(connection.execute(recent).scalar_one()),
+        delivered=int(
+            connection.execute(recent.where(messages.c.state.in_(("delivered", "confirmed", "answered")))).scalar_one()
+        ),
+        dead=int(connection.execute(recent.where(messages.c.state == "dead")).scalar_one()),
+        by_courier=done.get("courier", 0),
+        by_airflow=done.get("airflow", 0),
+        duplicates=int(connection.execute(repeats).scalar_one()),
+    )
 
 
 def told(connection: Connection, case_no: str, partner: str, exchange: str) -> bool:
     """Whether a message of this exchange has been tried at least once for the case."""
     query = select(func.count()).where(
-        messages.c.case_no == case_no, messages.c.partner == partner, messages.c.exchange == exchange, messages.c.attempts > 0
+        messages.c.case_no == case_no,
+        messages.c.partner == partner,
+        messages.c.exchange == exchange,
+        messages.c.attempts > 0,
     )
     return bool(connection.execute(query).scalar_one())
 
@@ -355,7 +404,10 @@ def told(connection: Connection, case_no: str, partner: str, exchange: str) -> b
 def cancel_unsent(connection: Connection, at: int, case_no: str, steps: Sequence[str]) -> int:
     """Cancel the case's messages of these steps that were never tried. Returns how many."""
     query = select(messages).where(
-        messages.c.case_no == case_no, messages.c.attempts == 0, messages.c.state.in_(CLAIMABLE), messages.c.step.in_(steps)
+        messages.c.case_no == case_no,
+        messages.c.attempts == 0,
+        messages.c.state.in_(CLAIMABLE),
+        messages.c.step.in_(steps),
     )
     if connection.dialect.name != "sqlite":
         query = query.with_for_update()
@@ -363,34 +415,3 @@ def cancel_unsent(connection: Connection, at: int, case_no: str, steps: Sequence
     for row in rows:
         change(connection, at, row, "message.cancelled", state="cancelled", reason="case_ended")
     return len(rows)
-
-
-def open_of_case(connection: Connection, case_no: str) -> int:
-    """How many of the case's messages are not over."""
-    query = select(func.count()).where(messages.c.case_no == case_no, messages.c.state.in_(("ready", "asked", "waiting", "leased")))
-    return int(connection.execute(query).scalar_one())
-
-
-__all__ = [
-    "Backlog",
-    "ClaimRule",
-    "Filter",
-    "NewMessage",
-    "Outcome",
-    "add",
-    "backlog",
-    "cancel_unsent",
-    "change",
-    "claim",
-    "counts",
-    "deliveries",
-    "expired",
-    "get",
-    "held",
-    "last_attempt",
-    "listing",
-    "of_case",
-    "open_of_case",
-    "settle",
-    "told",
-]

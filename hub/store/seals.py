@@ -7,11 +7,14 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, RowMapping, func, insert, select
+from sqlalchemy import Connection, RowMapping, insert, select
+from sqlalchemy.exc import DatabaseError
 
+from hub.errors import Transient
 from hub.store import bodies as body_rows
 from hub.store import events as event_rows
 from hub.store.cases import PROJECTED as CASE_COLUMNS
+from hub.store.ledger import Ledger
 from hub.store.messages import PROJECTED as MESSAGE_COLUMNS
 from hub.store.tables import attempts, bodies, cases, events, leaves, messages, seals
 
@@ -55,7 +58,11 @@ def seal_next(connection: Connection, at: int, limit: int = 20_000) -> Seal | No
     Taking "what has no leaf yet" instead of "what is above the last" catches an event that a slow transaction
     committed below the last sealed place.
     """
-    missing = select(events.c.pos, events.c.digest).outerjoin(leaves, leaves.c.pos == events.c.pos).where(leaves.c.pos.is_(None))
+    missing = (
+        select(events.c.pos, events.c.digest)
+        .outerjoin(leaves, leaves.c.pos == events.c.pos)
+        .where(leaves.c.pos.is_(None))
+    )
     rows = list(connection.execute(missing.order_by(events.c.pos).limit(limit)))
     if not rows:
         return None
@@ -67,7 +74,14 @@ def seal_next(connection: Connection, at: int, limit: int = 20_000) -> Seal | No
     connection.execute(insert(leaves), [{"pos": r.pos, "seal": no, "digest": r.digest} for r in rows])
     connection.execute(
         insert(seals).values(
-            no=no, at=at, events=made.events, first_pos=span[0], last_pos=span[1], root=root, previous=previous, chain=made.chain
+            no=no,
+            at=at,
+            events=made.events,
+            first_pos=span[0],
+            last_pos=span[1],
+            root=root,
+            previous=previous,
+            chain=made.chain,
         )
     )
     return made
@@ -100,6 +114,14 @@ class _Seen:
     total: int = 0
 
 
+def examine(ledger: Ledger, anchors: Mapping[int, str]) -> tuple[list[Discrepancy], dict[str, int]]:
+    """``verify`` on one snapshot; a database that cannot be read is a finding, not a crash."""
+    try:
+        return ledger.read(lambda c: verify(c, anchors))
+    except (DatabaseError, Transient) as error:
+        return [Discrepancy("database", type(error).__name__, "unreadable")], {"events": 0, "sealed": 0, "tail": 0}
+
+
 def verify(connection: Connection, anchors: Mapping[int, str] | None) -> tuple[list[Discrepancy], dict[str, int]]:
     """Compare rows with leaves, leaves with seals, seals with chain and anchors, and projections with events.
 
@@ -123,7 +145,9 @@ def verify(connection: Connection, anchors: Mapping[int, str] | None) -> tuple[l
     return found, {"events": seen.total, "sealed": len(sealed), "tail": seen.total - len(sealed)}
 
 
-def _verify_seals(connection: Connection, anchors: Mapping[int, str] | None, found: list[Discrepancy]) -> dict[int, str]:
+def _verify_seals(
+    connection: Connection, anchors: Mapping[int, str] | None, found: list[Discrepancy]
+) -> dict[int, str]:
     """Check seals among themselves; returns pos → leaf digest of everything sealed."""
     sealed: dict[int, str] = {}
     previous, expected = GENESIS, 1
@@ -133,11 +157,17 @@ def _verify_seals(connection: Connection, anchors: Mapping[int, str] | None, fou
             found.append(Discrepancy("seals", str(expected), "missing"))
             expected = no
         expected += 1
-        parts = list(connection.execute(select(leaves.c.pos, leaves.c.digest).where(leaves.c.seal == no).order_by(leaves.c.pos)))
+        parts = list(
+            connection.execute(select(leaves.c.pos, leaves.c.digest).where(leaves.c.seal == no).order_by(leaves.c.pos))
+        )
         span = (int(row["first_pos"]), int(row["last_pos"]))
         if row["previous"] != previous:
             found.append(Discrepancy("seals", str(no), "chain_broken"))
-        if not _is_digests(parts) or merkle_root([p.digest for p in parts]) != row["root"] or len(parts) != row["events"]:
+        if (
+            not _is_digests(parts)
+            or merkle_root([p.digest for p in parts]) != row["root"]
+            or len(parts) != row["events"]
+        ):
             found.append(Discrepancy("seals", str(no), "root_differs"))
         if link(no, row["at"], row["events"], span, row["root"], row["previous"]) != row["chain"]:
             found.append(Discrepancy("seals", str(no), "digest_differs"))
@@ -145,8 +175,8 @@ def _verify_seals(connection: Connection, anchors: Mapping[int, str] | None, fou
             found.append(Discrepancy("anchors", str(no), "missing" if no not in anchors else "differs"))
         previous = row["chain"]
         sealed.update((int(p.pos), str(p.digest)) for p in parts)
-    for no in sorted(set(anchors or ()) - set(range(1, expected))):
-        found.append(Discrepancy("seals", str(no), "missing"))
+    gone = sorted(set(anchors or ()) - set(range(1, expected)))
+    found.extend(Discrepancy("seals", str(no), "missing") for no in gone)
     return sealed
 
 
@@ -155,12 +185,18 @@ def _is_digests(parts: Sequence[object]) -> bool:
     return all(len(d) == width and all(c in "0123456789abcdef" for c in d) for d in (str(p.digest) for p in parts))  # type: ignore[attr-defined]
 
 
-def _verify_events(connection: Connection, sealed: Mapping[int, str], found: list[Discrepancy], *, gapless: bool) -> Iterator[RowMapping]:
+def _verify_events(
+    connection: Connection, sealed: Mapping[int, str], found: list[Discrepancy], *, gapless: bool
+) -> Iterator[RowMapping]:
     last, unseen = 0, set(sealed)
     for row in connection.execution_options(yield_per=1000).execute(select(events).order_by(events.c.pos)).mappings():
         pos = int(row["pos"])
         if gapless and pos != last + 1:
-            found.extend(Discrepancy("events", str(gone), "missing") for gone in range(last + 1, min(pos, last + 101)) if gone not in sealed)
+            found.extend(
+                Discrepancy("events", str(gone), "missing")
+                for gone in range(last + 1, min(pos, last + 101))
+                if gone not in sealed
+            )
         last = pos
         unseen.discard(pos)
         digest = event_rows.digest_of(row)
@@ -227,7 +263,11 @@ def _verify_attempts(connection: Connection, seen: _Seen, found: list[Discrepanc
     for row in connection.execution_options(yield_per=1000).execute(select(attempts)).mappings():
         entry = left.pop((row["message_id"], int(row["n"])), None)
         if entry is None or any(row[name] != value for name, value in entry.items()):
-            found.append(Discrepancy("attempts", f"{row['message_id']}/{row['n']}", "unknown" if entry is None else "projection_differs"))
+            found.append(
+                Discrepancy(
+                    "attempts", f"{row['message_id']}/{row['n']}", "unknown" if entry is None else "projection_differs"
+                )
+            )
     found.extend(Discrepancy("attempts", f"{gone[0]}/{gone[1]}", "missing") for gone in sorted(left))
 
 

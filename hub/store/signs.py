@@ -26,7 +26,9 @@ def note_health(connection: Connection, at: int, partner: str, *, up: bool, code
         connection.execute(insert(health).values(partner=partner, up=int(up), code=code, since=at, seen=at))
         return
     since = row["since"] if bool(row["up"]) == up else at
-    connection.execute(update(health).where(health.c.partner == partner).values(up=int(up), code=code, since=since, seen=at))
+    connection.execute(
+        update(health).where(health.c.partner == partner).values(up=int(up), code=code, since=since, seen=at)
+    )
 
 
 def partners(connection: Connection) -> list[RowMapping]:

@@ -1,0 +1,1 @@
+"""Wires to the partners: protocols that know no partner, and declarations of partners."""

@@ -1,0 +1,1 @@
+"""One module per wire; none of them knows a partner."""

@@ -1,0 +1,89 @@
+"""Fetches what a partner should have reported and did not: asked for each case that has waited too long."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+
+from hub.errors import Misconfigured, Refused, Transient, Unsent
+from hub.model.declarations import Exchange, Partner
+from hub.model.identity import wire_id
+from hub.model.views import DrainReport
+from hub.pipeline.accept import Arrival, Reception
+from hub.pipeline.casework import Casework, memory_of
+from hub.pipeline.deliver import Deliverer, Verdict
+from hub.pipeline.parts import Parts
+from hub.ports import Outgoing
+from hub.store import cases
+from hub.store.cases import CaseRow
+
+
+class Collector:
+    """Runs the ``fetch`` exchanges of a partner."""
+
+    def __init__(self, parts: Parts, casework: Casework, reception: Reception, deliverer: Deliverer) -> None:
+        self._parts = parts
+        self._casework = casework
+        self._reception = reception
+        self._deliverer = deliverer
+
+    def collect(self, partner_slug: str, seconds: float) -> DrainReport:
+        """Ask for the result of every case that waits for the partner longer than ``pace.poll_after``."""
+        partner = self._parts.declarations.partner(partner_slug)
+        until = time.monotonic() + seconds
+        tally = {"claimed": 0, "collected": 0, "waiting": 0, "dead": 0}
+        down = False
+        for row in self._parts.ledger.read(lambda c: cases.waiting_for(c, partner_slug)):
+            query = self._open_query(row)
+            if query is None or down or time.monotonic() > until:
+                continue
+            tally["claimed"] += 1
+            exchange = self._parts.declarations.exchange(partner.slug, query.partition("/")[2])
+            verdict = self._fetch(partner, exchange, row)
+            down = verdict.code == "partner_unreachable"
+            tally[{"done": "collected", "dead": "dead"}.get(verdict.kind, "waiting")] += 1
+        return DrainReport(partner_slug, **tally, down=down)
+
+    def _open_query(self, row: CaseRow) -> str | None:
+        """The fetch exchange that could move this case on, if it has waited long enough."""
+        matter = self._parts.matters.version(row.matter, row.matter_version)
+        memory = memory_of(row)
+        step = matter.steps[row.step]
+        waited = self._parts.clock() - memory.steps[row.step].since
+        if not step.query or memory.steps[row.step].status != "open" or waited < self._parts.pace.poll_after:
+            return None
+        return step.query
+
+    def _fetch(self, partner: Partner, exchange: Exchange, row: CaseRow) -> Verdict:
+        file = self._casework.load(row)
+        document = self._casework.request(file, exchange.key, self._parts.clock())
+        wire = self._parts.wires.get(exchange.protocol)
+        if wire is None:
+            return Verdict("dead", "protocol_missing")
+        try:
+            incoming = wire(Outgoing(partner, exchange, wire_id(self._parts.new_id()), document))
+        except Unsent as error:
+            return Verdict("retry", error.code)
+        except Transient as error:
+            return Verdict("unknown", error.code)
+        except Misconfigured as error:
+            return Verdict("dead", error.code)
+        verdict = self._deliverer.read_answer(exchange, incoming)
+        if verdict.kind != "done":
+            return verdict
+        return self._take(partner, exchange, row, verdict)
+
+    def _take(self, partner: Partner, exchange: Exchange, row: CaseRow, verdict: Verdict) -> Verdict:
+        """Accept what was fetched exactly as if the partner had called: one identity for both ways."""
+        target = self._parts.declarations.exchange(partner.slug, exchange.arrives_as)
+        document: Mapping[str, object] = verdict.document
+        if document.get("YWH") != row.no:
+            return Verdict("dead", "answer_invalid")
+        raw = json.dumps(verdict.raw, ensure_ascii=False).encode()
+        arrival = Arrival(target, partner.slug, (row.tenant,), raw, document, "")
+        try:
+            receipt = self._reception.take(arrival, row.tenant)
+        except Refused as error:
+            return Verdict("dead", error.code)
+        return Verdict("pending" if receipt.replayed else "done", "replayed" if receipt.replayed else "")

@@ -1,0 +1,187 @@
+"""Keeps the house: overdue steps, lost workers, seals and anchors, old keys, replays by operators."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from hub.cases.machine import Event, Overdue, Revived
+from hub.errors import Refused
+from hub.pipeline.casework import Casework, Move, memory_of
+from hub.pipeline.deliver import Deliverer
+from hub.pipeline.parts import Parts, local_time
+from hub.store import cases, idempotency, ledger, messages, seals, signs
+from hub.store.cases import CaseRow
+from hub.store.ledger import Connection
+from hub.store.messages import Filter
+from hub.store.seals import Discrepancy
+
+KEEP_KEYS_MS = 400 * 24 * 3_600_000
+COURIER = "courier"
+
+
+class Upkeep:
+    """What runs by timetable or by an operator's hand."""
+
+    def __init__(self, parts: Parts, casework: Casework, deliverer: Deliverer, anchors: Path) -> None:
+        self._parts = parts
+        self._casework = casework
+        self._deliverer = deliverer
+        self._anchors = anchors / "anchors.jsonl"
+
+    def reconcile(self, partner: str) -> dict[str, int]:
+        """Take back lost leases of the partner and mark cases that wait for it longer than their deadline."""
+        recovered = self._deliverer.recover(partner)
+        overdue = sum(
+            self._mark_overdue(row) for row in self._parts.ledger.read(lambda c: cases.waiting_for(c, partner))
+        )
+        dead = len(
+            self._parts.ledger.read(lambda c: messages.listing(c, Filter(partner=partner, state="dead", limit=10_000)))
+        )
+        waiting = len(
+            self._parts.ledger.read(
+                lambda c: messages.listing(c, Filter(partner=partner, state="waiting", limit=10_000))
+            )
+        )
+        return {"recovered": recovered, "overdue": overdue, "dead": dead, "waiting": waiting}
+
+    def sweep(self) -> dict[str, int]:
+        """Take back lost leases of everyone and wake whoever has work: a hint may have been lost."""
+        recovered = self._deliverer.recover()
+        hinted = 0
+        for item in self._parts.ledger.read(
+            lambda c: messages.backlog(c, ledger.now(c), self._parts.pace.courier_grace)
+        ):
+            if item.first_of_live:
+                self._parts.hints("courier", item.partner)
+            if item.orchestrated:
+                self._parts.hints("airflow", item.partner)
+            hinted += 1
+        return {"recovered": recovered, "hinted": hinted}
+
+    def prune(self) -> dict[str, int]:
+        """Forget idempotency keys after four hundred days: longer than the year that logs must be kept."""
+
+        def work(connection: Connection) -> int:
+            return idempotency.prune(connection, ledger.now(connection) - KEEP_KEYS_MS)
+
+        return {"keys": self._parts.ledger.write(work)}
+
+    def seal(self) -> dict[str, int]:
+        """Seal new events and write the anchors that are missing outside the database."""
+        sealed = 0
+        while (made := self._parts.ledger.write(lambda c: seals.seal_next(c, ledger.now(c)))) is not None:
+            sealed += made.events
+        return {"events": sealed, "anchors": self._write_anchors()}
+
+    def _write_anchors(self) -> int:
+        """Append what the file does not have: seal first, anchor after, so that a crash between is mended by the next run."""
+        known = read_anchors(self._anchors)
+        missing = self._parts.ledger.read(lambda c: seals.since(c, max(known or (0,))))
+        if not missing:
+            return 0
+        self._anchors.parent.mkdir(parents=True, exist_ok=True)
+        with self._anchors.open("a", encoding="utf-8") as file:
+            for item in missing:
+                line = {"seal": item.no, "chain": item.chain, "events": item.events, "at": local_time(item.at)}
+                file.write(json.dumps(line, sort_keys=True) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        return len(missing)
+
+    def verify(self) -> Report:
+        """Compare everything with everything."""
+        found, figures = seals.examine(self._parts.ledger, read_anchors(self._anchors) or {})
+        return Report(tuple(found), figures)
+
+    def replay(self, message_id: str, *, skip: bool = False) -> str:
+        """Put a dead letter back to work, or give it up so that what stands behind it may go. Returns the new state.
+
+        Raises:
+            Refused: ``message_unknown`` or ``state_conflict``.
+        """
+        row = self._parts.ledger.read(lambda c: messages.get(c, message_id))
+        if row is None:
+            raise Refused("message_unknown", "no such message", "无此报文", 404)
+        state = "skipped" if skip else ("asked" if row["direction"] == "ask" else "ready")
+
+        def work(connection: Connection) -> None:
+            at = ledger.now(connection)
+            held = messages.get(connection, message_id)
+            if held is None or held["state"] != "dead":
+                raise Refused("state_conflict", "only a dead letter can be replayed", "只有死信可以重放", 409)
+            kind = "message.skipped" if skip else "message.replayed"
+            messages.change(connection, at, held, kind, state=state, reason="", due_at=at, fence=held["fence"] + 1)
+
+        self._parts.ledger.write(work)
+        if row["case_no"] and not row["step"].startswith("announce."):
+            self._tell(row["case_no"], Revived(row["step"]))
+        self._parts.hints("courier", row["partner"])
+        self._parts.hints("airflow", row["partner"])
+        return state
+
+    def courier_silent(self, for_ms: int) -> bool:
+        """Whether no courier gave a sign of life for so long."""
+        at, last = self._parts.ledger.read(lambda c: (ledger.now(c), signs.last_beat(c, COURIER)))
+        return at - last > for_ms
+
+    def beat(self, process: str) -> None:
+        """This process lives."""
+        self._parts.ledger.write(lambda c: signs.beat(c, ledger.now(c), process))
+
+    def _write(self, move: Move, connection: Connection) -> None:
+        self._casework.write(connection, ledger.now(connection), move)
+
+    def _mark_overdue(self, row: CaseRow) -> int:
+        matter = self._parts.matters.version(row.matter, row.matter_version)
+        step = matter.steps[row.step]
+        memory = memory_of(row).steps[row.step]
+        limit = step.deadline_hours * self._parts.pace.hour
+        if not limit or memory.status != "open" or memory.dead or self._parts.clock() - memory.since < limit:
+            return 0
+        self._tell(row.no, Overdue(step.name))
+        return 1
+
+    def _tell(self, case_no: str, event: Event) -> None:
+        for _ in range(12):
+            row = self._parts.ledger.read(lambda c: cases.get(c, case_no))
+            if row is None:
+                return
+            move = self._casework.plan(self._casework.load(row), event, self._parts.clock())
+            try:
+                self._parts.ledger.write(partial(self._write, move))
+            except ledger.Collision:
+                continue
+            return
+        raise ledger.busy()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What ``verify-ledger`` found; ``figures`` has ``events``, ``sealed`` and ``tail``."""
+
+    found: tuple[Discrepancy, ...]
+    figures: Mapping[str, int]
+
+    @property
+    def ok(self) -> bool:
+        """Nothing differs."""
+        return not self.found
+
+
+def read_anchors(path: Path) -> dict[int, str] | None:
+    """Seal number → chain value; ``None`` when there is no file. A line that cannot be read stands as number -1."""
+    if not path.exists():
+        return None
+    found: dict[int, str] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            entry = json.loads(line)
+            found[int(entry["seal"])] = str(entry["chain"])
+        except (ValueError, KeyError, TypeError):
+            found[-1] = ""
+    return found
