@@ -44,8 +44,8 @@ def create_app(desk: Desk, verifier: Verifier, soap: Mapping[str, SoapPort], set
     described = openapi(soap, settings)
     app.openapi = lambda: described  # type: ignore[method-assign]
     endpoints = (
-        *Rest(gate, desk, soap, settings).endpoints(),
         *Soap(gate, desk, soap).endpoints(),
+        *Rest(gate, desk, soap, settings).endpoints(),
         *_own(desk, meter, described),
     )
     for route in _routes(gate, endpoints):

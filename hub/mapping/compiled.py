@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
+from operator import itemgetter
 from typing import Any, Protocol
 
 from hub.mapping.faults import Slip
@@ -71,24 +72,34 @@ def compile_rules(rules: tuple[Rule, ...], tables: Tables) -> Build:
 
 def _object(node: _Node, tables: Tables) -> Build:
     constants = {name: rule.argument for name, rule in node.leaves if rule.verb == "const"}
-    groups: dict[tuple[tuple[str, ...], bool], list[_Read]] = {}
+    places: dict[tuple[str, ...], list[_Read]] = {}
     steps: list[Step] = []
     for name, rule in node.leaves:
         if rule.verb in _GATHERING:
             steps.append(_GATHERING[rule.verb](name, rule, tables))
         elif rule.verb != "const":
             path = tuple(rule.sources[0].split("."))
-            read = _Read(name, path, _convert(rule, tables), rule)
-            groups.setdefault((path[:-1], rule.optional), []).append(read)
-    steps += [_optional(place, reads) if optional else _required(place, reads)
-              for (place, optional), reads in groups.items()]  # fmt: skip
+            places.setdefault(path[:-1], []).append(_Read(name, path, _convert(rule, tables), rule))
+    for place, reads in places.items():
+        steps.append(_optional(place, reads) if all(read.rule.optional for read in reads) else _required(place, reads))
     steps += [_child(name, _object(child, tables)) for name, child in node.children.items()]
+    if len(steps) == 1 and not constants:
+        return _single(steps[0])
     all_steps = tuple(steps)
 
     def build(source: Document, slips: list[Slip]) -> Document:
         target = constants.copy()
         for step in all_steps:
             step(source, target, slips)
+        return target
+
+    return build
+
+
+def _single(step: Step) -> Build:
+    def build(source: Document, slips: list[Slip]) -> Document:
+        target: Document = {}
+        step(source, target, slips)
         return target
 
     return build
@@ -104,28 +115,42 @@ def _child(name: str, build: Build) -> Step:
 
 
 def _required(place: tuple[str, ...], reads: list[_Read]) -> Step:
-    plain = tuple((read.name, read.path[-1]) for read in reads if read.convert is None)
-    converted = tuple((read.name, read.path[-1], read.convert) for read in reads if read.convert is not None)
+    """Reads all that comes from one object of the source, where at least one field must be there."""
+    plain = [read for read in reads if read.convert is None and not read.rule.optional]
+    names, pick = tuple(read.name for read in plain), _picker([read.path[-1] for read in plain])
+    converted = tuple((r.name, r.path[-1], r.convert) for r in reads if r.convert is not None and not r.rule.optional)
+    optional = tuple((read.name, read.path[-1], read.convert) for read in reads if read.rule.optional)
 
     def step(source: Document, target: Document, slips: list[Slip]) -> None:
         try:
             here = source
             for part in place:
                 here = here[part]
-            for name, key in plain:
-                value = here[key]
-                if value is None:
-                    break
-                target[name] = value
-            else:
-                for name, key, convert in converted:
-                    target[name] = convert(here[key])
+            values = pick(here)
+            if None in values:
+                _carefully(reads, source, target, slips)
                 return
+            target.update(zip(names, values, strict=True))
+            for name, key, convert in converted:
+                target[name] = convert(here[key])
+            for name, key, maybe in optional:
+                value = here.get(key)
+                if value is not None:
+                    target[name] = value if maybe is None else maybe(value)
         except _ODD:
-            pass
-        _carefully(reads, source, target, slips)
+            _carefully(reads, source, target, slips)
 
     return step
+
+
+def _picker(keys: list[str]) -> Callable[[Document], tuple[Any, ...]]:
+    """Reads several keys at once; ``itemgetter`` does that in C, but gives no tuple for a single key."""
+    if len(keys) > 1:
+        return itemgetter(*keys)
+    if keys:
+        key = keys[0]
+        return lambda here: (here[key],)
+    return lambda _here: ()
 
 
 def _optional(place: tuple[str, ...], reads: list[_Read]) -> Step:
@@ -291,24 +316,47 @@ def _each(name: str, rule: Rule, tables: Tables) -> Step:
     build = compile_rules(rule.rules, tables)
 
     def step(source: Document, target: Document, slips: list[Slip]) -> None:
-        pointer, items, code = _locate(source, path)
-        if not code and not isinstance(items, list):
-            code = "mapping_type"
-        if code:
-            if not (code == "mapping_missing" and rule.optional):
-                slips.append(_slip(pointer, code, rule))
+        try:
+            items: Any = source
+            for part in path:
+                items = items[part]
+        except (KeyError, TypeError):
+            items = None
+        if not isinstance(items, list):
+            _no_list(path, rule, source, slips)
             return
-        made = []
         inner: list[Slip] = []
-        for index, item in enumerate(items):
-            made.append(build(item, inner))
-            if inner:
-                slips += [one._replace(pointer=f"{pointer}/{index}{one.pointer}", source=f"{rule.sources[0]}.{one.source}",
-                                       target=f"{rule.target}.{one.target}") for one in inner]  # fmt: skip
-                inner.clear()
-        target[name] = made
+        target[name] = [build(item, inner) for item in items]
+        if inner:
+            slips += _inner_slips(build, items, path, rule)
 
     return step
+
+
+def _no_list(path: tuple[str, ...], rule: Rule, source: Document, slips: list[Slip]) -> None:
+    pointer, _, code = _locate(source, path)
+    if not (code == "mapping_missing" and rule.optional):
+        slips.append(_slip(pointer, code or "mapping_type", rule))
+
+
+def _inner_slips(build: Build, items: list[Any], path: tuple[str, ...], rule: Rule) -> list[Slip]:
+    """The faults of a list's items once more, now with the place of each item."""
+    found: list[Slip] = []
+    outer = "".join(f"/{part}" for part in path)
+    for index, item in enumerate(items):
+        inner: list[Slip] = []
+        build(item, inner)
+        found += [
+            Slip(
+                f"{outer}/{index}{one.pointer}",
+                one.code,
+                one.rule,
+                f"{rule.sources[0]}.{one.source}",
+                f"{rule.target}.{one.target}",
+            )
+            for one in inner
+        ]
+    return found
 
 
 _CONVERTING: Mapping[str, Callable[[Any, Tables], Convert]] = {

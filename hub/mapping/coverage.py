@@ -80,10 +80,14 @@ class Coverage:
         self._listed("absent", self._spec.absent, targets, set(self._written))
         for path in sources:
             if path not in self._read and not _covered(path, self._spec.ignored):
-                self._fault(path, "source is neither mapped nor listed under ignored", "来源字段既未映射也未列入 ignored")
+                self._fault(
+                    path, "source is neither mapped nor listed under ignored", "来源字段既未映射也未列入 ignored"
+                )
         for path in targets:
             if path not in self._written and not _covered(path, self._spec.absent):
-                self._fault(path, "target is neither produced nor listed under absent", "目标字段既未生成也未列入 absent")
+                self._fault(
+                    path, "target is neither produced nor listed under absent", "目标字段既未生成也未列入 absent"
+                )
         self._required(self._target, "", given=True)
         return tuple(self._faults)
 
@@ -101,16 +105,25 @@ class Coverage:
                 self._fault(f"rules/{rule.number}", f"{written} is written twice", f"{written} 被重复赋值")
             self._written[written] = not rule.optional
             self._reads(rule, source, node)
+            if rule.verb not in ("const", "collect", "first"):
+                self._conditional(rule, source, written)
 
     def _each(self, rule: Rule, source: str, written: str, node: Shape | None) -> None:
         read = f"{source}{rule.sources[0]}"
         items = self._source.at(read)
         if node is None or node.kind != "object":
-            self._fault(f"rules/{rule.number}", f"{written} is no list of objects of the target", f"{written} 不是目标的对象列表")
+            self._fault(
+                f"rules/{rule.number}",
+                f"{written} is no list of objects of the target",
+                f"{written} 不是目标的对象列表",
+            )
         elif items is None or items.kind != "object":
-            self._fault(f"rules/{rule.number}", f"{read} is no list of objects of the source", f"{read} 不是来源的对象列表")
+            self._fault(
+                f"rules/{rule.number}", f"{read} is no list of objects of the source", f"{read} 不是来源的对象列表"
+            )
         else:
             self._written[written] = not rule.optional
+            self._conditional(rule, source, written)
             self._rules(rule.rules, f"{read}.", f"{written}.")
 
     def _reads(self, rule: Rule, prefix: str, target: Shape) -> None:
@@ -126,15 +139,55 @@ class Coverage:
             self._read.add(read)
             self._fits(rule, node, target)
 
+    def _conditional(self, rule: Rule, source: str, written: str) -> None:
+        """``when: present`` is said exactly where a source may be missing and the target may be left out."""
+        has_fallback = rule.verb == "first_present" and rule.argument is not None
+        certain = has_fallback or any(self._always(source, path) for path in rule.sources)
+        if rule.optional and certain:
+            self._fault(
+                f"rules/{rule.number}", "when: present, but there is always a value", "必有值，不应声明 when: present"
+            )
+        elif not rule.optional and not certain and not self._demanded(written):
+            self._fault(
+                f"rules/{rule.number}",
+                "the source may be missing: say when: present",
+                "来源可能缺失，应声明 when: present",
+            )
+
+    def _always(self, prefix: str, path: str) -> bool:
+        """Whether a document that fits the source's contract has this field, seen from the item at ``prefix``."""
+        node = self._source.at(prefix.removesuffix("."))
+        for name, _ in steps(path):
+            if node is None or name not in node.required:
+                return False
+            node = node.fields[name]
+        return True
+
+    def _demanded(self, written: str) -> bool:
+        """Whether the object that this field is in must have it."""
+        parent, _, name = written.removesuffix("[]").rpartition(".")
+        node = self._target.at(parent)
+        return node is not None and name in node.required
+
     def _fits(self, rule: Rule, source: Shape, target: Shape) -> None:
         wanted = _READS.get(rule.verb)
         written = Shape("list", item=source) if rule.verb == "collect" else source
         if wanted is not None and source.kind not in wanted:
-            self._fault(f"rules/{rule.number}", f"{rule.verb} reads {'/'.join(wanted)}", f"{rule.verb} 只能读取 {'/'.join(wanted)}")
+            self._fault(
+                f"rules/{rule.number}",
+                f"{rule.verb} reads {'/'.join(wanted)}",
+                f"{rule.verb} 只能读取 {'/'.join(wanted)}",
+            )
         elif wanted is None and not _same_kind(written, target):
-            self._fault(f"rules/{rule.number}", f"{source.kind} does not fit {target.kind}", f"{source.kind} 与 {target.kind} 不符")
+            self._fault(
+                f"rules/{rule.number}",
+                f"{source.kind} does not fit {target.kind}",
+                f"{source.kind} 与 {target.kind} 不符",
+            )
         elif wanted is not None and target.kind != ("number" if rule.verb == "decimal" else "text"):
-            self._fault(f"rules/{rule.number}", f"{rule.verb} does not fit {target.kind}", f"{rule.verb} 与 {target.kind} 不符")
+            self._fault(
+                f"rules/{rule.number}", f"{rule.verb} does not fit {target.kind}", f"{rule.verb} 与 {target.kind} 不符"
+            )
         elif rule.verb in ("code", "code_in", "label"):
             self._codes(rule, source, target)
         elif target.values and rule.verb in ("copy", "first", "first_present"):
@@ -158,7 +211,9 @@ class Coverage:
         elif table.back is None:
             self._fault(f"rules/{rule.number}", f"{name} cannot be read backwards", f"{name} 不可逆")
         elif source.values and set(source.values) - table.back.keys():
-            self._fault(f"rules/{rule.number}", f"{name} misses codes that the source may hold", f"{name} 缺少来源可能的代码")
+            self._fault(
+                f"rules/{rule.number}", f"{name} misses codes that the source may hold", f"{name} 缺少来源可能的代码"
+            )
 
     def _values(self, source: Shape) -> tuple[str, ...] | None:
         return self._lists.get(source.codes) or source.values or None
@@ -166,8 +221,11 @@ class Coverage:
     def _within(self, rule: Rule, values: tuple[str, ...] | None, target: Shape) -> None:
         if values is None:
             if target.values:
-                self._fault(f"rules/{rule.number}", "the source may hold codes that the target does not know",
-                            "来源可能出现目标未知的代码")  # fmt: skip
+                self._fault(
+                    f"rules/{rule.number}",
+                    "the source may hold codes that the target does not know",
+                    "来源可能出现目标未知的代码",
+                )
         elif not all(target.accepts(value) for value in values):
             self._fault(f"rules/{rule.number}", "gives codes that the target does not accept", "产生目标不接受的代码")
 
@@ -189,11 +247,15 @@ class Coverage:
             must = given and name in node.required
             if one.is_leaf:
                 if must and not self._written.get(path, False):
-                    self._fault(path, "required target may not be absent or conditional", "必填目标字段不得缺省或有条件")
+                    self._fault(
+                        path, "required target may not be absent or conditional", "必填目标字段不得缺省或有条件"
+                    )
             elif one.kind == "list" and one.item is not None:
                 entered = f"{path}[]"
                 if must and not self._written.get(entered, False):
-                    self._fault(path, "required target may not be absent or conditional", "必填目标字段不得缺省或有条件")
+                    self._fault(
+                        path, "required target may not be absent or conditional", "必填目标字段不得缺省或有条件"
+                    )
                 self._required(one.item, f"{entered}.", given=entered in self._written)
             else:
                 inside = any(written.startswith(f"{path}.") for written in self._written)

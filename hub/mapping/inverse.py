@@ -32,8 +32,15 @@ def inverse_spec(spec: Spec, one_to_one: Mapping[str, bool]) -> tuple[Spec | Non
     why = _why_not(spec.rules, one_to_one)
     if why:
         return None, why
-    return replace(spec, name=f"{spec.name} (inverse)", source=spec.target, target=spec.source,
-                   rules=_turned(spec.rules), ignored=(), absent=()), ""  # fmt: skip
+    return replace(
+        spec,
+        name=f"{spec.name} (inverse)",
+        source=spec.target,
+        target=spec.source,
+        rules=_turned(spec.rules),
+        ignored=(),
+        absent=(),
+    ), ""
 
 
 def _why_not(rules: tuple[Rule, ...], one_to_one: Mapping[str, bool]) -> str:
@@ -56,6 +63,16 @@ def _turned(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
         if rule.verb != "const":
             source = rule.sources[0]
             # Where two rules read one field, going back by the first is enough.
-            turned.setdefault(source, Rule(rule.number, _TURNED[rule.verb], source, (rule.target,), rule.argument,
-                                           rule.optional, _turned(rule.rules)))  # fmt: skip
+            turned.setdefault(
+                source,
+                Rule(
+                    rule.number,
+                    _TURNED[rule.verb],
+                    source,
+                    (rule.target,),
+                    rule.argument,
+                    rule.optional,
+                    _turned(rule.rules),
+                ),
+            )
     return tuple(turned.values())

@@ -156,8 +156,12 @@ class Mappings:
             if not wrong and isinstance(document, dict):
                 self._found[name] = Mapping(read_spec(name, document), contracts, codes)
         if faults:
-            raise Misconfigured("mapping_invalid", f"{faults[0].path}: {faults[0].en}", f"{faults[0].path}：{faults[0].zh}",
-                                tuple(faults))  # fmt: skip
+            raise Misconfigured(
+                "mapping_invalid",
+                f"{faults[0].path}: {faults[0].en}",
+                f"{faults[0].path}：{faults[0].zh}",
+                tuple(faults),
+            )
 
     def get(self, path: str) -> Mapping:
         """The mapping of a file such as ``mappings/tax/clearance.yaml``.

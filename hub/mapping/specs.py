@@ -30,8 +30,19 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Verb = Literal[
-    "copy", "const", "code", "code_in", "label", "decimal", "date", "suffix", "unsuffix",
-    "first_present", "first", "collect", "each",
+    "copy",
+    "const",
+    "code",
+    "code_in",
+    "label",
+    "decimal",
+    "date",
+    "suffix",
+    "unsuffix",
+    "first_present",
+    "first",
+    "collect",
+    "each",
 ]
 
 _ARGUMENT_VERBS: tuple[Verb, ...] = ("code", "code_in", "label", "decimal", "date", "suffix")

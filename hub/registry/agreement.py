@@ -88,7 +88,12 @@ def _document(whole: _Whole, where: str, document: str, pointers: tuple[str, ...
     for pointer in pointers:
         node = shape.at(pointer[1:].replace("/", "."))
         if node is None or not node.is_leaf:
-            yield Fault(where, "declaration_invalid", f"{pointer} is no field of {document}", f"{pointer} 不是 {document} 的字段")
+            yield Fault(
+                where,
+                "declaration_invalid",
+                f"{pointer} is no field of {document}",
+                f"{pointer} 不是 {document} 的字段",
+            )
 
 
 def _mapping(whole: _Whole, where: str, name: str, way: tuple[str, str]) -> Iterator[Fault]:
@@ -98,7 +103,12 @@ def _mapping(whole: _Whole, where: str, name: str, way: tuple[str, str]) -> Iter
         yield Fault(where, "declaration_invalid", error.en, error.zh)
         return
     if (spec.source, spec.target) != way:
-        yield Fault(where, "declaration_invalid", f"{name} must go from {way[0]} to {way[1]}", f"{name} 应从 {way[0]} 到 {way[1]}")
+        yield Fault(
+            where,
+            "declaration_invalid",
+            f"{name} must go from {way[0]} to {way[1]}",
+            f"{name} 应从 {way[0]} 到 {way[1]}",
+        )
 
 
 def _left_over(whole: _Whole) -> Iterator[Fault]:

@@ -49,8 +49,10 @@ class Declarations:
             except Misconfigured as error:
                 faults += error.faults
                 continue
-            wrong = [Fault(f"{name}#{one.path}", "declaration_invalid", one.en, one.zh)
-                     for one in faults_of(validator, document)]  # fmt: skip
+            wrong = [
+                Fault(f"{name}#{one.path}", "declaration_invalid", one.en, one.zh)
+                for one in faults_of(validator, document)
+            ]
             if not wrong and isinstance(document, dict):
                 partner = _partner(document)
                 wrong = declaration_faults(name, path.parent.name, partner)
@@ -59,8 +61,12 @@ class Declarations:
         if not partners and not faults:
             faults.append(Fault(FOLDER, "declaration_invalid", "there are no partners", "没有合作方"))
         if faults:
-            raise Misconfigured("declarations_broken", f"{faults[0].path}: {faults[0].en}",
-                                f"{faults[0].path}：{faults[0].zh}", tuple(faults))  # fmt: skip
+            raise Misconfigured(
+                "declarations_broken",
+                f"{faults[0].path}: {faults[0].en}",
+                f"{faults[0].path}：{faults[0].zh}",
+                tuple(faults),
+            )
         return cls(MappingProxyType(partners))
 
     def partners(self) -> tuple[Partner, ...]:
@@ -81,7 +87,9 @@ class Declarations:
         found = self._partners.get(slug)
         if found is None:
             known = ", ".join(sorted(self._partners))
-            raise Refused("partner_unknown", f"no such partner; known partners: {known}", f"没有该合作方；已知：{known}", 404)
+            raise Refused(
+                "partner_unknown", f"no such partner; known partners: {known}", f"没有该合作方；已知：{known}", 404
+            )
         return found
 
     def exchange(self, partner: str, name: str) -> Exchange:
@@ -142,7 +150,9 @@ def _schemas(root: Path) -> SchemaSet:
         schema = parse_json((root / _SCHEMA).read_bytes())
     except (OSError, Refused) as error:
         fault = Fault(_SCHEMA, "declaration_unreadable", "cannot be read", "无法读取")
-        raise Misconfigured("declarations_broken", f"{_SCHEMA} {fault.en}", f"{_SCHEMA} {fault.zh}", (fault,)) from error
+        raise Misconfigured(
+            "declarations_broken", f"{_SCHEMA} {fault.en}", f"{_SCHEMA} {fault.zh}", (fault,)
+        ) from error
     return SchemaSet({"https://dukou.invalid/declarations/connector": schema} if isinstance(schema, dict) else {})
 
 

@@ -27,7 +27,9 @@ def declaration_faults(file: str, folder: str, partner: Partner) -> list[Fault]:
     if sum(1 for one in partner.exchanges.values() if one.operation) != len(
         {one.operation for one in partner.exchanges.values() if one.operation}
     ):
-        found.append(Fault(f"{file}#/exchanges", "declaration_invalid", "a SOAP operation is served twice", "SOAP 操作重复"))
+        found.append(
+            Fault(f"{file}#/exchanges", "declaration_invalid", "a SOAP operation is served twice", "SOAP 操作重复")
+        )
     for name, exchange in partner.exchanges.items():
         for en, zh in _said(partner, exchange):
             found.append(Fault(f"{file}#/exchanges/{name}", "declaration_invalid", en, zh))
@@ -44,7 +46,10 @@ def _said(partner: Partner, exchange: Exchange) -> Iterator[Said]:
 
 def _served(partner: Partner, exchange: Exchange) -> Iterator[Said]:
     if exchange.request is not None or exchange.answer is not None or exchange.arrives_as or exchange.query is not None:
-        yield "serve has no request, answer, query line or arrives_as: the partner calls us", "serve 不得声明 request、answer、查询路径或 arrives_as"
+        yield (
+            "serve has no request, answer, query line or arrives_as: the partner calls us",
+            "serve 不得声明 request、answer、查询路径或 arrives_as",
+        )
     if bool(exchange.event) == bool(exchange.query_kind):
         yield "serve declares either an event or a query", "serve 应声明 event 或 query 之一"
     if exchange.event and not exchange.canonical:
@@ -64,7 +69,10 @@ def _called(_partner: Partner, exchange: Exchange) -> Iterator[Said]:
         if not there:
             yield f"{exchange.direction} needs {name}", f"{exchange.direction} 需要 {name}"
     if exchange.event or exchange.operation or exchange.query_kind or exchange.revision:
-        yield "event, operation, query kind and revision belong to serve", "event、operation、query、revision 仅用于 serve"
+        yield (
+            "event, operation, query kind and revision belong to serve",
+            "event、operation、query、revision 仅用于 serve",
+        )
     if exchange.protocol != "rest":
         yield "we call partners by rest only", "目前只能以 rest 调用"
     if exchange.identity == "body":
@@ -92,7 +100,10 @@ def _fetched(partner: Partner, exchange: Exchange) -> Iterator[Said]:
     served = partner.exchanges.get(exchange.arrives_as)
     if served is None or served.direction != "serve" or not served.event:
         known = ", ".join(name for name, one in partner.exchanges.items() if one.direction == "serve" and one.event)
-        yield f"arrives_as must name a serve exchange with an event: {known}", f"arrives_as 应为带 event 的 serve 交换：{known}"
+        yield (
+            f"arrives_as must name a serve exchange with an event: {known}",
+            f"arrives_as 应为带 event 的 serve 交换：{known}",
+        )
     elif exchange.answer is not None and exchange.answer.canonical != served.canonical:
         yield "answer.canonical must be that of arrives_as", "answer.canonical 应与 arrives_as 相同"
     if exchange.answer is not None and not exchange.answer.mapping:

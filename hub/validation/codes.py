@@ -88,8 +88,9 @@ class _Reader:
                 maps[name] = self._map(name, count, lists)
         if self._faults.found:
             first = self._faults.found[0]
-            raise Misconfigured("codes_broken", f"{first.path}: {first.en}", f"{first.path}：{first.zh}",
-                                tuple(self._faults.found))  # fmt: skip
+            raise Misconfigured(
+                "codes_broken", f"{first.path}: {first.en}", f"{first.path}：{first.zh}", tuple(self._faults.found)
+            )
         return Codes(lists, maps)
 
     def _map(self, name: str, count: str, lists: Mapping[str, CodeList]) -> CodeMap:
@@ -110,7 +111,9 @@ class _Reader:
     def _counted(self, file: str, columns: tuple[str, ...], count: str) -> list[list[str]]:
         rows = self._rows(file, columns)
         if str(len(rows)) != count:
-            self._fault(file, f"has {len(rows)} entries, the index says {count}", f"有 {len(rows)} 条，索引为 {count} 条")
+            self._fault(
+                file, f"has {len(rows)} entries, the index says {count}", f"有 {len(rows)} 条，索引为 {count} 条"
+            )
         return rows
 
     def _rows(self, file: str, columns: tuple[str, ...]) -> list[list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urldefrag, urljoin
 
 import jsonschema_rs
 
@@ -12,6 +13,7 @@ from hub.validation.json_contract import JsonContract, SchemaSet, faults_of
 from hub.validation.xsd_contract import XsdContract
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from hub.model.shapes import Shape
@@ -39,18 +41,18 @@ class Contracts:
         self._codes = codes
         self._faults = Faults()
         self.lists_used: set[str] = set()
-        schemas = {f"{_HOST}{file[len('schemas/'):-len('.json')]}": schema for file, schema in self._read().items()}
+        schemas = {f"{_HOST}{file[len('schemas/') : -len('.json')]}": schema for file, schema in self._read().items()}
+        self._dangling(schemas)
+        # No set can be made of schemas that refer to what is not there.
+        self._refuse()
         self._schemas = SchemaSet(schemas)
         self._contracts: dict[str, Contract] = {}
         self._declared: dict[str, jsonschema_rs.Draft202012Validator] = {}
         for address in schemas:
-            self._compile_json(f"schemas/{address[len(_HOST):]}.json", address)
+            self._compile_json(f"schemas/{address[len(_HOST) :]}.json", address)
         for path in sorted((root / "schemas").rglob("*.xsd")):
             self._compile_xsd(path)
-        if self._faults.found:
-            first = self._faults.found[0]
-            raise Misconfigured("contracts_broken", f"{first.path}: {first.en}", f"{first.path}：{first.zh}",
-                                tuple(self._faults.found))  # fmt: skip
+        self._refuse()
 
     def get(self, path: str) -> Contract:
         """The contract at ``schemas/<partner>/<file>``, or of a canonical document (``canonical/<name>``).
@@ -110,7 +112,7 @@ class Contracts:
             except Refused:
                 self._fault(name, "is no well-formed JSON", "不是合法的 JSON")
                 continue
-            address = f"{_HOST}{name[len('schemas/'):-len('.json')]}"
+            address = f"{_HOST}{name[len('schemas/') : -len('.json')]}"
             if not isinstance(schema, dict) or schema.get("$id") != address:
                 self._fault(name, f"$id must be {address}", f"$id 应为 {address}")
                 continue
@@ -133,6 +135,17 @@ class Contracts:
                 self.lists_used.add(wanted)
                 filled["enum"] = list(known.entries)
         return filled
+
+    def _dangling(self, schemas: Mapping[str, Any]) -> None:
+        for address, schema in schemas.items():
+            for reference in _references(schema):
+                file, pointer = urldefrag(urljoin(address, reference))
+                found = schemas.get(file)
+                for part in pointer.split("/")[1:]:
+                    found = found.get(part) if isinstance(found, dict) else None
+                if found is None:
+                    name = f"schemas/{address[len(_HOST) :]}.json"
+                    self._fault(name, f"{reference} is not there", f"{reference} 不存在")
 
     def _compile_json(self, name: str, address: str) -> None:
         try:
@@ -159,3 +172,22 @@ class Contracts:
 
     def _fault(self, path: str, en: str, zh: str) -> None:
         self._faults.found.append(Fault(path, "contracts_broken", en, zh))
+
+    def _refuse(self) -> None:
+        if self._faults.found:
+            first = self._faults.found[0]
+            raise Misconfigured(
+                "contracts_broken", f"{first.path}: {first.en}", f"{first.path}：{first.zh}", tuple(self._faults.found)
+            )
+
+
+def _references(node: object) -> Iterator[str]:
+    """Every ``$ref`` of a schema."""
+    if isinstance(node, dict):
+        if isinstance(node.get("$ref"), str):
+            yield node["$ref"]
+        for one in node.values():
+            yield from _references(one)
+    elif isinstance(node, list):
+        for one in node:
+            yield from _references(one)

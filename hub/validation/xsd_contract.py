@@ -135,9 +135,7 @@ class XsdContract:
             found.append(fault(path, "field_type", "elements only", "只能包含子元素"))
         self._walk_children(children, declared, path, found)
 
-    def _walk_children(
-        self, children: list[etree._Element], declared: _Element, path: str, found: list[Fault]
-    ) -> None:
+    def _walk_children(self, children: list[etree._Element], declared: _Element, path: str, found: list[Fault]) -> None:
         order = {tag: place for place, tag in enumerate(declared.fields)}
         seen: Counter[str] = Counter()
         last = 0
@@ -195,8 +193,12 @@ def _local(tag: object) -> str:
 
 
 def _unsupported(name: str, why: str) -> Misconfigured:
-    return Misconfigured("schema_unsupported", f"{name}: {why}", f"{name}：不支持（{why}）",
-                         (Fault(name, "schema_unsupported", why, f"不支持（{why}）"),))  # fmt: skip
+    return Misconfigured(
+        "schema_unsupported",
+        f"{name}: {why}",
+        f"{name}：不支持（{why}）",
+        (Fault(name, "schema_unsupported", why, f"不支持（{why}）"),),
+    )
 
 
 class _SchemaReader:
@@ -207,7 +209,9 @@ class _SchemaReader:
         self.schema = schema
         self._target = schema.get("targetNamespace", "")
         self._qualified = schema.get("elementFormDefault") == "qualified"
-        self._types = {node.get("name"): node for node in schema if node.tag in (f"{_XS}complexType", f"{_XS}simpleType")}
+        self._types = {
+            node.get("name"): node for node in schema if node.tag in (f"{_XS}complexType", f"{_XS}simpleType")
+        }
         known = {f"{_XS}{kind}" for kind in ("complexType", "simpleType", "element", "annotation")}
         for node in schema:
             if node.tag not in known:

@@ -9,6 +9,7 @@ from jsonschema import Draft202012Validator
 from lxml import etree
 
 from hub.gateway.codes import CODES
+from hub.validation.faults import known_codes
 from tests.gateway.conftest import CALLERS, signature
 
 LISTED = {
@@ -73,6 +74,10 @@ def test_every_code_is_told_with_its_status(gateway):
             assert codes <= set(re.split(r", ", answer["description"])), (method, path)
         placeholders = set(re.findall(r"{(\w+)}", path))
         assert {row["name"] for row in described["paths"][path].get("parameters", [])} == placeholders
+
+
+def test_the_codes_of_documents_are_codes_of_the_gateway():
+    assert set(known_codes()) <= set(CODES)
 
 
 def test_signed_calls_name_their_headers(gateway):

@@ -31,7 +31,9 @@ def test_whole_case(stage: Stage) -> None:
     assert stage.hub.reading.open_messages() == 0
     assert len(stage.wire.of("platform/identity_check")) == 2
     assert stage.wire.of("registry/clearance") == [{"ywh": receipt.case, "wszt": "1", "sphm": ["SP1"]}]
-    assert [d["nodename"] for d in stage.wire.of("platform/progress")] == ["受理", "核验", "税务", "登簿"] or len(stage.wire.of("platform/progress")) == 4
+    assert [d["nodename"] for d in stage.wire.of("platform/progress")] == ["受理", "核验", "税务", "登簿"] or len(
+        stage.wire.of("platform/progress")
+    ) == 4
     assert stage.hub.seal()["events"] > 0
     assert stage.hub.verify().ok, stage.hub.verify().found
 
