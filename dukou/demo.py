@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -182,7 +183,8 @@ class Stage:
 
 def run_demo(settings: Settings, count: int, scenario: str, *, keep: bool, setup_seconds: float) -> int:
     """Run the demo. Returns the exit code: 0 only if every case ended as its scenario says and the evidence agrees."""
-    console = Console()
+    # Without a terminal (CI, a log file) the table still needs its width.
+    console = Console(width=None if sys.stdout.isatty() else 160)
     if "DUKOU_RETRY_SCALE" not in os.environ:
         # The services are started with this: in a demo nobody wants to wait a minute for a poll.
         os.environ["DUKOU_RETRY_SCALE"] = str(DEMO_SCALE)
@@ -359,7 +361,7 @@ def _dag_runs(settings: Settings, started: int) -> dict[str, int]:
         session.headers["Authorization"] = f"Bearer {token}"
 
         def count(state: str) -> int:
-            query: dict[str, str | int] = {"state": state, "run_after_gte": since, "limit": 1}
+            query: dict[str, str | int] = {"state": state, "end_date_gte": since, "limit": 1}
             answer = session.get(f"{told['url']}/api/v2/dags/~/dagRuns", params=query, timeout=30)
             answer.raise_for_status()
             return int(answer.json()["total_entries"])

@@ -64,11 +64,12 @@ SERVICES: tuple[Service, ...] = (
         lambda s: ((s.airflow_port, "DUKOU_AIRFLOW_PORT"),),
         airflow=True,
     ),
-    Service("scheduler", "airflow", ("airflow", "scheduler", "--skip-serve-logs"), airflow=True),
+    Service("scheduler", "airflow", ("dukou.airflow.scheduler", "--skip-serve-logs"), airflow=True),
     Service("triggerer", "airflow", ("airflow", "triggerer", "--skip-serve-logs"), airflow=True),
     Service("dag-processor", "airflow", ("airflow", "dag-processor"), airflow=True),
 )
 NAMES = tuple(service.name for service in SERVICES)
+USED_BY_OTHERS = frozenset({"gateway", "sandbox", "api-server"})
 _BY_NAME = {service.name: service for service in SERVICES}
 # The part of Airflow's health answer that speaks of a process.
 _AIRFLOW_PART = {
@@ -218,12 +219,12 @@ def down(settings: Settings, only: Collection[str] = ()) -> None:
     if only and place.supervised():
         names = set(services(only))
         place.want(place.wanted() - names)
-        _wait(lambda: not names & set(place.born()), STOP_S + 10)
+        _wait(lambda: not names & set(place.born()), 2 * STOP_S + 10)
         return
     if place.supervised():
         pid = int(place.pid_file("supervisor").read_text())
         os.kill(pid, signal.SIGTERM)
-        if not _wait(lambda: _start_tick(pid) == 0, STOP_S + 10):
+        if not _wait(lambda: _start_tick(pid) == 0, 2 * STOP_S + 10):
             os.kill(pid, signal.SIGKILL)
             _wait(lambda: _start_tick(pid) == 0, 5)
     _bury(place)
@@ -337,6 +338,11 @@ class Supervisor:
         _say(f"{name}: ended with {child.returncode} after {lived:.1f} s, again in {wait:.0f} s")
 
     def _end(self, names: list[str]) -> None:
+        """First those who use others, then those whom they use, so that a task may still report what it did."""
+        self._end_wave([name for name in names if name not in USED_BY_OTHERS])
+        self._end_wave([name for name in names if name in USED_BY_OTHERS])
+
+    def _end_wave(self, names: list[str]) -> None:
         """Ask, wait, then kill; descendants that outlive their parent are killed with its session."""
         if not names:
             return

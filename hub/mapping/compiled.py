@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
+from math import isfinite
 from operator import itemgetter
 from typing import Any, Protocol
 
@@ -130,7 +131,7 @@ def _required(place: tuple[str, ...], reads: list[_Read]) -> Step:
             if None in values:
                 _carefully(reads, source, target, slips)
                 return
-            target.update(zip(names, values, strict=True))
+            target.update(zip(names, values))  # noqa: B905  # one name for each key by construction; strict costs time
             for name, key, convert in converted:
                 target[name] = convert(here[key])
             for name, key, maybe in optional:
@@ -231,7 +232,12 @@ def _unsuffixed(value: str, suffix: str) -> str:
 
 
 def _day(value: object) -> str:
-    return date.fromisoformat(_text(value)[:10]).isoformat()
+    day = _text(value)[:10]
+    date.fromisoformat(day)
+    # It also reads other forms of ISO 8601; a time of ours has its second hyphen here.
+    if day[7:8] != "-":
+        raise ValueError
+    return day
 
 
 def _compact_day(value: object) -> str:
@@ -244,6 +250,9 @@ def _decimal(places: int) -> Convert:
     def convert(value: object) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise TypeError
+        rounded = float(round(value, places))
+        if rounded == value and isfinite(rounded):
+            return rounded
         try:
             # Through the shortest text of the number, so that 0.125 is halved where people halve it.
             return float(Decimal(repr(value)).quantize(step, ROUND_HALF_UP))

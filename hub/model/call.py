@@ -15,7 +15,7 @@ class Caller:
     name: str
     partner: str
     rid: str
-    secret: str
+    secret: str = field(repr=False)
     tenants: tuple[str, ...]
     sids: Mapping[str, str]
     profile: str = "dukou"

@@ -71,6 +71,8 @@ class Reception:
             Transient: ``busy``; nothing was written.
         """
         exchange = self._parts.declarations.exchange(call.partner, call.exchange)
+        if exchange.direction != "serve" or exchange.query_kind:
+            raise Refused("exchange_unknown", "this exchange takes no messages", "该交换不接收报文", 404)
         tenant = call.caller.tenants[0]
         try:
             arrival = self._arrival(exchange, call)
@@ -101,7 +103,11 @@ class Reception:
     # What arrives ------------------------------------------------------------------------------------------------
 
     def _arrival(self, exchange: Exchange, call: Call) -> Arrival:
-        document = call.document if call.document is not None else parse_json(call.raw or b"{}")
+        document = call.document
+        if document is None:
+            if exchange.contract.endswith(".xsd"):
+                raise Refused("malformed", "this exchange takes XML", "该交换应为 XML", 400)
+            document = parse_json(call.raw or b"{}")
         if call.path_case:
             document = _with_path_case(document, call.path_case)
         contract = self._parts.contracts.get(exchange.contract)

@@ -144,7 +144,13 @@ def _shape(schema: Schema, address: str, schemas: SchemaSet) -> Shape:
         return Shape("list", item=_shape(schema["items"], address, schemas))
     if kind == "object" and "properties" in schema:
         fields = {name: _shape(one, address, schemas) for name, one in schema["properties"].items()}
-        return Shape("object", fields, frozenset(schema.get("required", ())))
+        required = frozenset(schema.get("required", ()))
+        if required - fields.keys():
+            names = ", ".join(sorted(required - fields.keys()))
+            raise Misconfigured(
+                "schema_unsupported", f"requires {names}, which it does not allow", f"要求了未定义的 {names}"
+            )
+        return Shape("object", fields, required)
     return Shape(
         "any" if kind == "object" else kind,
         codes=schema.get("x-codes", ""),

