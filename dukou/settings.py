@@ -216,25 +216,6 @@ class Settings(BaseModel):
             "settings_invalid", f"settings are wrong: {names}", f"设置有误：{names}", faults=tuple(faults)
         )
 
-    @property
-    def hints(self) -> Path:
-        """Folder of the hint queues when the broker is ``filesystem://``."""
-        return self.var / "hints"
-
-    @property
-    def broker_options(self) -> dict[str, Any]:
-        """Transport options of kombu for ``broker_url``."""
-        if not self.broker_url.startswith("filesystem"):
-            return {}
-        folder = str(self.hints)
-        # One folder both ways: who sends and who receives run on this host.
-        return {
-            "data_folder_in": folder,
-            "data_folder_out": folder,
-            "control_folder": str(self.hints / "control"),
-            "store_processed": False,
-        }
-
     def to_env(self) -> dict[str, str]:
         """Every setting as its variable, so that a child process sees exactly what its parent saw."""
         return {_PREFIX + field.upper(): str(getattr(self, field)) for field in type(self).model_fields}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 from airflow.triggers.shared_stream import AdvanceItem, SharedStreamProducer
 
+from dukou.hinting import transport_options
 from dukou.settings import Settings
 
 if TYPE_CHECKING:
@@ -106,4 +107,4 @@ def _listener() -> HintListener:
     from connectors.hints import HintListener  # noqa: PLC0415 - DAG files are parsed without loading kombu
 
     settings = Settings.from_env(os.environ)
-    return HintListener(settings.broker_url, settings.broker_options, audience="airflow")
+    return HintListener(settings.broker_url, transport_options(settings), audience="airflow")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from hub.errors import Refused
 from hub.model.call import Call, Caller, Receipt
 from hub.model.views import CaseView, MessageView, TimelineRow
 
@@ -37,6 +38,10 @@ class Desk(Protocol):
 
     def serve(self, call: Call) -> Receipt:
         """Take one call on a ``serve`` exchange; it is durable when this returns."""
+        ...
+
+    def reject(self, call: Call, refusal: Refused) -> None:
+        """Keep a call that the gateway had to refuse itself, because its document does not keep to the contract."""
         ...
 
     def case_state(self, caller: Caller, no: str) -> str:

@@ -37,6 +37,10 @@ class MemoryDesk:
     _states: dict[str, str] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def reject(self, call: Call, refusal: Refused) -> None:
+        """Count it: this desk keeps no refused messages."""
+        self.refused(refusal.code, call.caller.name)
+
     def serve(self, call: Call) -> Receipt:
         """Take a call; repeats get their first answer."""
         self._fail()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from urllib.parse import parse_qsl
 
 from lxml import etree
 
+from hub.errors import Refused
 from hub.gateway.asked import Answer, Asked, Signed
 from hub.gateway.codes import refusal
 from hub.gateway.desk import Desk
@@ -71,12 +73,24 @@ class Soap:
         element = payload(root, dialect)
         operation = _operation(port, element)
         require(signed, etree.QName(element).localname, operation.exchange)
-        document = operation.read(element)
+        document = self._read(signed, port, operation, element)
         if operation.query:
             return self._query(signed, port, operation, document)
         receipt = self._serve(signed, port, operation, document)
         fields = {name: _text(receipt, source) for name, source in operation.fields.items()}
         return result(dialect, port.namespace, operation.response, fields, replay_header(receipt))
+
+    def _read(
+        self, signed: Signed, port: SoapPort, operation: SoapOperation, element: etree._Element
+    ) -> Mapping[str, object]:
+        """The checked document; a refused one is kept like any other refused message."""
+        try:
+            return operation.read(element)
+        except Refused as error:
+            asked = signed.asked
+            asked.trace.handed = True
+            self._desk.reject(Call(signed.caller, port.partner, operation.exchange, asked.raw), error)
+            raise
 
     def _port(self, signed: Signed) -> SoapPort:
         port = self._ports.get(signed.asked.path["partner"])
@@ -100,7 +114,13 @@ class Soap:
         asked = signed.asked
         call = Call(signed.caller, port.partner, operation.exchange, asked.raw, document, idempotency_key(asked))
         asked.trace.handed = True
-        return self._desk.serve(call)
+        try:
+            return self._desk.serve(call)
+        except Refused as error:
+            # The desk speaks of the document; the sender sees it inside the request element.
+            name = port.element_of(operation.exchange)
+            inside = tuple(replace(fault, path=f"/{name}{fault.path}") for fault in error.faults)
+            raise Refused(error.code, error.en, error.zh, error.status, inside) from error
 
     def _partner_unknown(self) -> Exception:
         listed = ", ".join(sorted(self._ports)) or "-"

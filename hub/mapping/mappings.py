@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping as ReadOnly
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hub.errors import Fault, Misconfigured
@@ -10,7 +11,7 @@ from hub.mapping.compiled import compile_rules
 from hub.mapping.coverage import CodeTable, Coverage, rule_arguments
 from hub.mapping.faults import MappingFault, Slip
 from hub.mapping.inverse import inverse_spec
-from hub.mapping.specs import Spec, read_spec
+from hub.mapping.specs import Rule, Spec, read_spec
 from hub.model.strict_yaml import load_yaml
 
 if TYPE_CHECKING:
@@ -106,6 +107,15 @@ class Mapping:
             raise MappingFault(self.spec.name, slips)
         return made
 
+    def source_of(self, pointer: str) -> str:
+        """The JSON Pointer in the source document behind one in the target; the pointer itself where a rule has no source.
+
+        What is found wrong in a mapped document is told to its sender in the sender's own words.
+        """
+        parts = pointer.strip("/").split("/")
+        found = _source_parts(self.spec.rules, parts)
+        return pointer if found is None else "/" + "/".join(found)
+
     def check(self) -> tuple[Fault, ...]:
         """What is wrong with the mapping itself: see ``hub.mapping.coverage``."""
         try:
@@ -127,6 +137,19 @@ class Mapping:
     def lists_used(self) -> set[str]:
         """Names of the code lists whose labels its rules use."""
         return set(rule_arguments(self.spec.rules, ("label",)))
+
+
+def _source_parts(rules: Sequence[Rule], parts: list[str]) -> list[str] | None:
+    for rule in rules:
+        target = rule.target.removesuffix("[]").split(".")
+        if not rule.sources or parts[: len(target)] != target:
+            continue
+        source, rest = rule.sources[0].removesuffix("[]").split("."), parts[len(target) :]
+        if rule.verb == "each" and rest:
+            within = _source_parts(rule.rules, rest[1:]) if rest[1:] else []
+            return None if within is None else [*source, rest[0], *within]
+        return [*source, *rest]
+    return None
 
 
 class Mappings:

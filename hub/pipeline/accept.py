@@ -82,6 +82,11 @@ class Reception:
             self._record_refusal(exchange, call, tenant, refusal)
             raise
 
+    def reject(self, call: Call, refusal: Refused) -> None:
+        """Keep a call whose document was found wrong before it came here."""
+        exchange = self._parts.declarations.exchange(call.partner, call.exchange)
+        self._record_refusal(exchange, call, call.caller.tenants[0], refusal)
+
     def take(self, arrival: Arrival, tenant: str) -> Receipt:
         """Accept a checked arrival for a tenant, trying again while other transactions are in the way."""
         scope, digest = self._scope(arrival, tenant)
@@ -115,8 +120,10 @@ class Reception:
         if call.document is None:
             _refuse(contract.check(document))
         if exchange.mapping:
-            document = self._parts.mappings.get(exchange.mapping).apply(document)  # type: ignore[arg-type]
-            _refuse(self._parts.contracts.get(exchange.canonical).check(document))
+            mapping = self._parts.mappings.get(exchange.mapping)
+            document = mapping.apply(document)  # type: ignore[arg-type]
+            found = self._parts.contracts.get(exchange.canonical).check(document)
+            _refuse([replace(fault, path=mapping.source_of(fault.path)) for fault in found])
         if not isinstance(document, Mapping):
             raise _one_fault("", "field_type", "an object is expected", "应为对象")
         return Arrival(exchange, call.caller.name, call.caller.tenants, call.raw, document, call.key)

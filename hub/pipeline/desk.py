@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 
-from hub.errors import Transient
+from hub.errors import Refused, Transient
 from hub.model.call import Call, Caller, Receipt
 from hub.model.views import CaseView, MessageView, TimelineRow
 from hub.pipeline.accept import Reception
@@ -28,6 +28,10 @@ class PipelineDesk:
     def serve(self, call: Call) -> Receipt:
         """Take one call on a ``serve`` exchange; it is durable when this returns."""
         return self._reception.serve(call)
+
+    def reject(self, call: Call, refusal: Refused) -> None:
+        """Keep a call that the gateway had to refuse itself."""
+        self._reception.reject(call, refusal)
 
     def case_state(self, caller: Caller, no: str) -> str:
         """The state of a case, by YWH or unified number."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, RowMapping, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, func, insert, select, text, update
 
 from hub.store import events
 from hub.store.ledger import Collision
@@ -128,10 +128,12 @@ def by_state(connection: Connection) -> dict[str, int]:
 
 def draw(connection: Connection, name: str, step: int = 1) -> int:
     """The next value of a named counter, without gaps on SQLite."""
-    done = connection.execute(update(counters).where(counters.c.name == name).values(value=counters.c.value + step))
-    if done.rowcount == 0:
-        connection.execute(insert(counters).values(name=name, value=step))
-    return int(connection.execute(select(counters.c.value).where(counters.c.name == name)).scalar_one())
+    # One statement: two processes that draw a new counter at once must both get a number.
+    grown = text(
+        "INSERT INTO counters (name, value) VALUES (:name, :step)"
+        " ON CONFLICT (name) DO UPDATE SET value = counters.value + :step RETURNING value"
+    )
+    return int(connection.execute(grown, {"name": name, "step": step}).scalar_one())
 
 
 def counted(connection: Connection, prefix: str) -> dict[str, int]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, RowMapping, create_engine, event, text
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool, QueuePool
 
 from hub.errors import Transient
@@ -78,8 +78,11 @@ class Ledger:
     def __init__(self, url: str) -> None:
         self.url = url
         self.sqlite = url.startswith("sqlite")
-        self._readers = open_engine(url)
-        self._writers = open_engine(url, writer=True) if self.sqlite else self._readers
+        self._writers = open_engine(url, writer=True)
+        # One snapshot for all that a reader asks: SQLite gives it to every transaction, PostgreSQL when told.
+        self._readers = (
+            open_engine(url) if self.sqlite else self._writers.execution_options(isolation_level="REPEATABLE READ")
+        )
         self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
@@ -115,25 +118,27 @@ class Ledger:
 
     def close(self) -> None:
         """Finish what is queued and close every connection."""
-        self._closed = True
-        if self._thread is not None:
-            self._queue.put(None)
-            self._thread.join()
-            self._thread = None
+        with self._starting:
+            self._closed = True
+            thread, self._thread = self._thread, None
+            if thread is not None:
+                self._queue.put(None)
+        if thread is not None:
+            thread.join()
         self._readers.dispose()
         self._writers.dispose()
 
     def _write_in_group(self, work: Callable[[Connection], T]) -> T:
-        if self._closed:
-            raise busy()
-        if self._thread is None:
-            with self._starting:
-                if self._thread is None:
-                    # Started at the first write and never before a fork.
-                    self._thread = threading.Thread(target=self._serve, name="ledger-writer", daemon=True)
-                    self._thread.start()
         done: Future[T] = Future()
-        self._queue.put(_Work(work, done))
+        # Under the lock nothing is queued behind the end: nobody would serve it and its caller would wait for ever.
+        with self._starting:
+            if self._closed:
+                raise busy()
+            if self._thread is None:
+                # Started at the first write and never before a fork.
+                self._thread = threading.Thread(target=self._serve, name="ledger-writer", daemon=True)
+                self._thread.start()
+            self._queue.put(_Work(work, done))
         return done.result()
 
     def _serve(self) -> None:
@@ -147,11 +152,14 @@ class Ledger:
                 if connection is None:
                     connection = self._writers.connect()
                 self._commit(connection, batch)
-            except OperationalError as error:
+            except SQLAlchemyError as error:
+                # Whatever the database says, the thread must live: every writer of the process waits for it.
                 for item in batch:
                     if not item.done.done():
                         item.done.set_exception(busy().with_traceback(error.__traceback__))
                 if connection is not None:
+                    # Not back into use: what it holds may be half undone.
+                    connection.invalidate()
                     connection.close()
                     connection = None
         if connection is not None:

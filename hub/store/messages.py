@@ -268,12 +268,10 @@ def settle(connection: Connection, at: int, row: RowMapping, result: Outcome) ->
 
 
 def expired(connection: Connection, at: int, partner: str = "") -> list[RowMapping]:
-    """Messages whose lease ran out: their worker died or hangs."""
+    """Messages whose lease ran out: their worker died or hangs. Who takes them back proves it by the fencing token."""
     query = select(messages).where(messages.c.state == "leased", messages.c.lease_until < at)
     if partner:
         query = query.where(messages.c.partner == partner)
-    if connection.dialect.name != "sqlite":
-        query = query.with_for_update(skip_locked=True)
     return list(connection.execute(query).mappings())
 
 

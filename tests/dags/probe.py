@@ -37,10 +37,11 @@ def dags() -> object:
 def hints() -> object:
     from connectors.hints import KombuHints
     from dukou.airflow.triggers import HintStream, HintTrigger
+    from dukou.hinting import transport_options
     from dukou.settings import Settings
 
     settings = Settings.from_env(os.environ)
-    send = KombuHints(settings.broker_url, settings.broker_options, lambda: int(time.time() * 1000))
+    send = KombuHints(settings.broker_url, transport_options(settings), lambda: int(time.time() * 1000))
 
     async def listen() -> object:
         stream = HintStream()

@@ -1,7 +1,5 @@
 """Settings: defaults, faults all at once, nothing secret shown, the same in every process."""
 
-from pathlib import Path
-
 import pytest
 
 from dukou.settings import Settings, masked
@@ -114,10 +112,3 @@ def test_rows_show_every_setting_in_both_languages_and_mask_passwords():
 )
 def test_masking_changes_the_password_only(url, shown):
     assert masked(url) == shown
-
-
-def test_a_file_broker_has_one_folder_both_ways(tmp_path):
-    options = Settings.from_env({"DUKOU_VAR": str(tmp_path)}).broker_options
-    assert options["data_folder_in"] == options["data_folder_out"]
-    assert Path(options["data_folder_in"]).parent == tmp_path
-    assert Settings.from_env({"DUKOU_BROKER_URL": "amqp://h"}).broker_options == {}

