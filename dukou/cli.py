@@ -133,11 +133,12 @@ def up(only: str) -> None:
 
 
 @supervise.command()
-def down() -> None:
+@click.option("--only", default="", help="gateway,courier,sandbox,airflow")
+def down(only: str) -> None:
     """停止 / stop."""
     from dukou import supervise as services
 
-    services.down(_settings())
+    services.down(_settings(), _only(only))
 
 
 @supervise.command()
@@ -291,7 +292,6 @@ def settings(as_json: bool) -> None:  # noqa: FBT001
 def check() -> None:
     """检查全部声明 / check every declaration."""
     from hub.registry.checking import check_declarations
-
     from hub.registry.declarations import Declarations
     from hub.registry.matters import check_matters
 

@@ -14,7 +14,6 @@ from dukou.hinting import transport_options
 from hub.errors import Transient
 from hub.pipeline.deliver import Verdict
 from hub.store import ledger, messages
-from hub.store.messages import Backlog
 
 log = logging.getLogger(__name__)
 LISTEN_S = 0.25
@@ -34,6 +33,7 @@ class Courier:
         self._running: dict[str, set[Future[Verdict]]] = {}
         self._paused: dict[str, float] = {}
         self._hinted: dict[str, float] = {}
+        self._polled = 0.0
         self._stop = threading.Event()
 
     def run(self) -> None:
@@ -64,7 +64,11 @@ class Courier:
             if item.first_of_live:
                 self._take(item.partner)
             if item.orchestrated:
-                self._wake_airflow(item)
+                self._wake_airflow(item.partner)
+        if time.monotonic() - self._polled > max(self._hub.parts.pace.poll_after / 1000, HINT_EVERY_S):
+            self._polled = time.monotonic()
+            for partner in self._hub.upkeep.polled_partners():
+                self._wake_airflow(partner)
 
     def _take(self, partner: str) -> None:
         """Claim first attempts up to the partner's concurrency."""
@@ -84,12 +88,12 @@ class Courier:
             self._paused[partner] = time.monotonic() + self._hub.parts.pace.probe / 1000
         return verdict
 
-    def _wake_airflow(self, item: Backlog) -> None:
-        every = HINT_DOWN_EVERY_S if time.monotonic() < self._paused.get(item.partner, 0.0) else HINT_EVERY_S
+    def _wake_airflow(self, partner: str) -> None:
+        every = HINT_DOWN_EVERY_S if time.monotonic() < self._paused.get(partner, 0.0) else HINT_EVERY_S
         now = time.monotonic()
-        if now - self._hinted.get(item.partner, -every) >= every:
-            self._hinted[item.partner] = now
-            self._hub.parts.hints("airflow", item.partner)
+        if now - self._hinted.get(partner, -every) >= every:
+            self._hinted[partner] = now
+            self._hub.parts.hints("airflow", partner)
 
 
 def run_until_signal(hub: Hub) -> None:

@@ -12,6 +12,9 @@ from dukou.airflow import work
 from dukou.airflow.triggers import HintTrigger
 
 EVERY_MINUTE = "* * * * *"
+# Hints bring what cannot wait, and the sweep sends lost ones again each minute: a timetable that fires more often only
+# keeps a woken run waiting behind a run that finds nothing.
+EVERY_FIVE_MINUTES = "*/5 * * * *"
 # Required by Airflow and meaningless here: nothing is caught up.
 _BORN = datetime(2026, 1, 1, tzinfo=UTC)
 _TASK = {
@@ -29,7 +32,7 @@ _PARTNER_DOC = """\
 
 ### {title_en} ({slug})
 
-collect → deliver → reconcile, on a timetable (every minute) and woken by hints. Each step takes at most {budget:.0f} s and leaves only
+collect → deliver → reconcile, on a timetable (every five minutes) and woken by hints. Each step takes at most {budget:.0f} s and leaves only
 counts in XCom: business data never enters Airflow. A partner that is down is a *successful* run (see `down`); red means our own fault.
 
 {exchanges}
@@ -62,7 +65,9 @@ def partner_dag(
         doc_md=_PARTNER_DOC.format(
             slug=slug, title_zh=title_zh, title_en=title_en, budget=work.BUDGET_S, exchanges=listed
         ),
-        schedule=AssetOrTimeSchedule(timetable=CronTriggerTimetable(EVERY_MINUTE, timezone="UTC"), assets=[hints]),
+        schedule=AssetOrTimeSchedule(
+            timetable=CronTriggerTimetable(EVERY_FIVE_MINUTES, timezone="UTC"), assets=[hints]
+        ),
         start_date=_BORN,
         catchup=False,
         max_active_runs=1,

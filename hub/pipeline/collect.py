@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from functools import partial
 
 from hub.errors import Misconfigured, Refused, Transient, Unsent
 from hub.model.declarations import Exchange, Partner
@@ -17,6 +18,8 @@ from hub.pipeline.parts import Parts
 from hub.ports import Outgoing
 from hub.store import cases
 from hub.store.cases import CaseRow
+
+LONGEST_POLLS = 60
 
 
 class Collector:
@@ -36,7 +39,7 @@ class Collector:
         down = False
         for row in self._parts.ledger.read(lambda c: cases.waiting_for(c, partner_slug)):
             query = self._open_query(row)
-            if query is None or down or time.monotonic() > until:
+            if query is None or down or time.monotonic() > until or not self._poll_now(row, query):
                 continue
             tally["claimed"] += 1
             exchange = self._parts.declarations.exchange(partner.slug, query.partition("/")[2])
@@ -54,6 +57,17 @@ class Collector:
         if not step.query or memory.steps[row.step].status != "open" or waited < self._parts.pace.poll_after:
             return None
         return step.query
+
+    def _poll_now(self, row: CaseRow, query: str) -> bool:
+        """Whether to ask now. Each time is twice as far away as the last: a clearance may rightly take days."""
+        poll_after, now = self._parts.pace.poll_after, self._parts.clock()
+        times, due_at = self._parts.ledger.read(partial(cases.poll_due, case_no=row.no, exchange=query))
+        if now < due_at:
+            return False
+        wait = min(poll_after * 2**times, LONGEST_POLLS * poll_after)
+        note = partial(cases.note_poll, case_no=row.no, exchange=query, times=times + 1, due_at=now + wait)
+        self._parts.ledger.write(note)
+        return True
 
     def _fetch(self, partner: Partner, exchange: Exchange, row: CaseRow) -> Verdict:
         file = self._casework.load(row)

@@ -108,23 +108,37 @@ class Deliverer:
     def _send(self, partner: Partner, exchange: Exchange, row: RowMapping) -> Verdict:
         try:
             document = self._vault.open_json(row["body_id"])
-            if exchange.redelivery == "query_first" and self._may_have_arrived(row):
+            asks_first = exchange.redelivery == "query_first" and self._may_have_arrived(row)
+            if not asks_first and not self._time_left(partner, row):
+                return Verdict("retry", "lease_too_short", wait_ms=0)
+        except Transient as error:
+            # Our own database, not the partner: nothing has been sent.
+            return Verdict("retry", error.code, wait_ms=_asked_wait(error))
+        except Broken as error:
+            return Verdict("dead", error.code, error.code)
+        return self._call(partner, exchange, row, document, asks_first=asks_first)
+
+    def _call(
+        self, partner: Partner, exchange: Exchange, row: RowMapping, document: object, *, asks_first: bool
+    ) -> Verdict:
+        try:
+            if asks_first:
                 arrived = self._ask_first(partner, exchange, row, document)
                 if arrived is not None:
                     return arrived
-            if not self._time_left(partner, row):
-                return Verdict("retry", "lease_too_short", wait_ms=0)
+                if not self._time_left(partner, row):
+                    return Verdict("retry", "lease_too_short", wait_ms=0)
             incoming = self._wire(exchange)(Outgoing(partner, exchange, wire_id(row["id"]), document))
-            self._note_health(partner.slug, up=True, code="")
-            return self.read_answer(exchange, incoming)
         except Unsent as error:
             self._note_health(partner.slug, up=False, code=error.code)
             return Verdict("retry", error.code, wait_ms=_asked_wait(error))
         except Transient as error:
             self._note_health(partner.slug, up=False, code=error.code)
             return Verdict("unknown", error.code, wait_ms=_asked_wait(error))
-        except (Misconfigured, Broken) as error:
+        except Misconfigured as error:
             return Verdict("dead", error.code, error.code)
+        self._note_health(partner.slug, up=True, code="")
+        return self.read_answer(exchange, incoming)
 
     def _wire(self, exchange: Exchange) -> Transport:
         wire = self._parts.wires.get(exchange.protocol)
@@ -141,8 +155,8 @@ class Deliverer:
         return int(row["lease_until"]) - at >= needed
 
     def _may_have_arrived(self, row: RowMapping) -> bool:
-        last = self._parts.ledger.read(lambda c: messages.last_attempt(c, row["id"]))
-        return last is not None and last["outcome"] in ("unknown", "lost")
+        """Whether any attempt left it open: a question that failed since does not close it."""
+        return self._parts.ledger.read(lambda c: messages.ever_ended(c, row["id"], ("unknown", "lost")))
 
     def _ask_first(self, partner: Partner, exchange: Exchange, row: RowMapping, document: object) -> Verdict | None:
         """Ask whether an earlier attempt arrived: the answer to it, or ``None`` when it did not."""
@@ -273,8 +287,13 @@ class Deliverer:
         known = self._health.get(partner)
         if known is not None and known[0] == up and now - known[1] < 10_000:
             return
+        try:
+            self._parts.ledger.write(lambda c: signs.note_health(c, ledger.now(c), partner, up=up, code=code))
+        except (Transient, ledger.Collision):
+            # A sign of life that could not be written must not cost the attempt its outcome; the next one writes it.
+            log.warning("health of %s not noted", partner)
+            return
         self._health[partner] = (up, now)
-        self._parts.ledger.write(lambda c: signs.note_health(c, ledger.now(c), partner, up=up, code=code))
 
 
 _TALLY = {"done": "delivered", "refused": "refused", "dead": "dead"}

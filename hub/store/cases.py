@@ -10,7 +10,7 @@ from sqlalchemy import Connection, RowMapping, func, insert, select, text, updat
 
 from hub.store import events
 from hub.store.ledger import Collision
-from hub.store.tables import blind_index, cases, counters
+from hub.store.tables import blind_index, cases, counters, polls
 
 PROJECTED = (
     "unified_no",
@@ -98,6 +98,26 @@ def get(connection: Connection, no: str) -> CaseRow | None:
     if row is None and no:
         row = connection.execute(select(cases).where(cases.c.unified_no == no)).mappings().first()
     return None if row is None else from_row(row)
+
+
+def poll_due(connection: Connection, case_no: str, exchange: str) -> tuple[int, int]:
+    """How often a case's result has been asked for, and from when on it may be again (0: never asked)."""
+    query = select(polls.c.times, polls.c.due_at).where(polls.c.case_no == case_no, polls.c.exchange == exchange)
+    row = connection.execute(query).first()
+    return (0, 0) if row is None else (int(row.times), int(row.due_at))
+
+
+def note_poll(connection: Connection, case_no: str, exchange: str, times: int, due_at: int) -> None:
+    """A case's result was asked for; the next time is not before ``due_at``."""
+    wanted = (polls.c.case_no == case_no, polls.c.exchange == exchange)
+    if connection.execute(update(polls).where(*wanted).values(times=times, due_at=due_at)).rowcount == 0:
+        connection.execute(insert(polls).values(case_no=case_no, exchange=exchange, times=times, due_at=due_at))
+
+
+def long_waited_for(connection: Connection, before: int) -> list[str]:
+    """Partners for which some running case has waited since before a time."""
+    query = select(cases.c.waiting_for).where(cases.c.state == "running", cases.c.updated <= before).distinct()
+    return sorted(str(partner) for partner in connection.execute(query).scalars())
 
 
 def waiting_for(connection: Connection, partner: str, limit: int = 500) -> list[CaseRow]:

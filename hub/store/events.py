@@ -35,8 +35,14 @@ FIELDS = ("pos", "id", "at", "kind", "tenant", "message_id", "case_no", "content
 
 
 def digest_of(row: Mapping[str, object] | RowMapping) -> str:
-    """SHA-256 over every column of an event but the digest itself; its place in the ledger is part of it."""
-    return hashlib.sha256(canonical([row[name] for name in FIELDS]).encode()).hexdigest()
+    """SHA-256 over every column of an event but the digest itself; its place in the ledger is part of it.
+
+    A value of a kind that no event ever had (somebody else wrote it) gets a digest too: one that fits nothing.
+    """
+    said = json.dumps(
+        [row[name] for name in FIELDS], ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=repr
+    )
+    return hashlib.sha256(said.encode(errors="replace")).hexdigest()
 
 
 def append(connection: Connection, at: int, new: Sequence[NewEvent]) -> None:

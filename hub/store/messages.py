@@ -275,14 +275,10 @@ def expired(connection: Connection, at: int, partner: str = "") -> list[RowMappi
     return list(connection.execute(query).mappings())
 
 
-def last_attempt(connection: Connection, message_id: str) -> RowMapping | None:
-    """The newest attempt that has ended, or none."""
-    query = (
-        select(attempts)
-        .where(attempts.c.message_id == message_id, attempts.c.outcome != "")
-        .order_by(attempts.c.n.desc())
-    )
-    return connection.execute(query.limit(1)).mappings().first()
+def ever_ended(connection: Connection, message_id: str, outcomes: Sequence[str]) -> bool:
+    """Whether any attempt of the message ended in one of these ways."""
+    query = select(func.count()).where(attempts.c.message_id == message_id, attempts.c.outcome.in_(outcomes))
+    return bool(connection.execute(query).scalar_one())
 
 
 def of_case(connection: Connection, case_no: str) -> list[RowMapping]:

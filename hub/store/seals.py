@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from sqlalchemy import Connection, RowMapping, insert, select
 from sqlalchemy.exc import DatabaseError
@@ -33,6 +34,16 @@ class Seal:
     root: str
     previous: str
     chain: str
+
+    @property
+    def anchor(self) -> str:
+        """The line that stands for this seal outside the database."""
+        at = datetime.fromtimestamp(self.at / 1000, UTC).isoformat(timespec="milliseconds")
+        return json.dumps({"seal": self.no, "chain": self.chain, "events": self.events, "at": at}, sort_keys=True)
+
+
+Anchors = Callable[[], Mapping[int, str]]
+"""Reads the anchors: seal number → its line; a line that says nothing stands under its own number, negative."""
 
 
 def merkle_root(digests: Sequence[str]) -> str:
@@ -110,24 +121,25 @@ class _Seen:
     births: dict[str, tuple[str, str]]
     cases: dict[str, tuple[Mapping[str, object], str, int]]
     attempts: dict[tuple[str, int], dict[str, object]]
-    bodies: dict[str, str]
+    bodies: dict[str, tuple[str, int]]
     total: int = 0
 
 
-def examine(ledger: Ledger, anchors: Mapping[int, str]) -> tuple[list[Discrepancy], dict[str, int]]:
+def examine(ledger: Ledger, anchors: Anchors) -> tuple[list[Discrepancy], dict[str, int]]:
     """``verify`` on one snapshot; a database that cannot be read is a finding, not a crash."""
     try:
         return ledger.read(lambda c: verify(c, anchors))
-    except (DatabaseError, Transient) as error:
+    except (DatabaseError, Transient, ValueError, TypeError, OverflowError) as error:
+        # The latter three: values of a kind that the hub never writes, in places where nothing else can name them.
         return [Discrepancy("database", type(error).__name__, "unreadable")], {"events": 0, "sealed": 0, "tail": 0}
 
 
-def verify(connection: Connection, anchors: Mapping[int, str] | None) -> tuple[list[Discrepancy], dict[str, int]]:
+def verify(connection: Connection, anchors: Anchors) -> tuple[list[Discrepancy], dict[str, int]]:
     """Compare rows with leaves, leaves with seals, seals with chain and anchors, and projections with events.
 
     Args:
         connection: one consistent snapshot.
-        anchors: seal number → chain value as written outside the database; ``None`` when there is no anchor file.
+        anchors: reads what was written outside the database.
 
     Returns:
         What differs, and the figures ``events``, ``sealed`` and ``tail`` (events that no seal covers yet).
@@ -145,14 +157,17 @@ def verify(connection: Connection, anchors: Mapping[int, str] | None) -> tuple[l
     return found, {"events": seen.total, "sealed": len(sealed), "tail": seen.total - len(sealed)}
 
 
-def _verify_seals(
-    connection: Connection, anchors: Mapping[int, str] | None, found: list[Discrepancy]
-) -> dict[int, str]:
+def _verify_seals(connection: Connection, read_anchors: Anchors, found: list[Discrepancy]) -> dict[int, str]:
     """Check seals among themselves; returns pos → leaf digest of everything sealed."""
     sealed: dict[int, str] = {}
     previous, expected = GENESIS, 1
-    for row in connection.execute(select(seals).order_by(seals.c.no)).mappings():
-        no = int(row["no"])
+    # A sealer may be at work: what was anchored before the snapshot must have its seal, and what is sealed in the
+    # snapshot its anchor by now.
+    before = read_anchors()
+    rows = [Seal(**row) for row in connection.execute(select(seals).order_by(seals.c.no)).mappings()]
+    anchors = read_anchors()
+    for seal in rows:
+        no = seal.no
         if no != expected:
             found.append(Discrepancy("seals", str(expected), "missing"))
             expected = no
@@ -160,24 +175,34 @@ def _verify_seals(
         parts = list(
             connection.execute(select(leaves.c.pos, leaves.c.digest).where(leaves.c.seal == no).order_by(leaves.c.pos))
         )
-        span = (int(row["first_pos"]), int(row["last_pos"]))
-        if row["previous"] != previous:
+        span = (seal.first_pos, seal.last_pos)
+        if seal.previous != previous:
             found.append(Discrepancy("seals", str(no), "chain_broken"))
         if (
             not _is_digests(parts)
-            or merkle_root([p.digest for p in parts]) != row["root"]
-            or len(parts) != row["events"]
+            or merkle_root([p.digest for p in parts]) != seal.root
+            or len(parts) != seal.events
+            or span != (parts[0].pos, parts[-1].pos)
         ):
             found.append(Discrepancy("seals", str(no), "root_differs"))
-        if link(no, row["at"], row["events"], span, row["root"], row["previous"]) != row["chain"]:
+        if link(no, seal.at, seal.events, span, seal.root, seal.previous) != seal.chain:
             found.append(Discrepancy("seals", str(no), "digest_differs"))
-        if anchors is not None and anchors.get(no) != row["chain"]:
+        if anchors.get(no) != seal.anchor:
             found.append(Discrepancy("anchors", str(no), "missing" if no not in anchors else "differs"))
-        previous = row["chain"]
+        previous = seal.chain
         sealed.update((int(p.pos), str(p.digest)) for p in parts)
-    gone = sorted(set(anchors or ()) - set(range(1, expected)))
+    unreadable = sorted({-no for no in anchors if no <= 0})
+    found.extend(Discrepancy("anchors", f"line {line}", "unreadable") for line in unreadable)
+    gone = sorted(no for no in before if no > 0 and not 1 <= no < expected)
     found.extend(Discrepancy("seals", str(no), "missing") for no in gone)
+    _verify_leaves(connection, found)
     return sealed
+
+
+def _verify_leaves(connection: Connection, found: list[Discrepancy]) -> None:
+    """A leaf without a seal would keep its event from ever being sealed."""
+    orphans = select(leaves.c.pos).where(leaves.c.seal.not_in(select(seals.c.no))).order_by(leaves.c.pos).limit(100)
+    found.extend(Discrepancy("leaves", str(pos), "unknown") for pos in connection.execute(orphans).scalars())
 
 
 def _is_digests(parts: Sequence[object]) -> bool:
@@ -215,7 +240,7 @@ def _learn(row: RowMapping, seen: _Seen) -> None:
     if not isinstance(content, dict):
         return
     if row["body_digest"]:
-        seen.bodies[row["body_id"]] = row["body_digest"]
+        seen.bodies[row["body_id"]] = (row["body_digest"], row["at"])
     if row["kind"].startswith("case."):
         seen.cases[row["case_no"]] = (content, row["tenant"], row["at"])
     elif row["kind"].startswith("message."):
@@ -226,10 +251,15 @@ def _learn(row: RowMapping, seen: _Seen) -> None:
 
 def _learn_attempt(row: RowMapping, content: Mapping[str, object], seen: _Seen) -> None:
     note = content.get("note")
-    if not isinstance(note, dict) or "n" not in note:
+    n = note.get("n") if isinstance(note, dict) else None
+    if not isinstance(note, dict) or not isinstance(n, int):
         return
-    entry = seen.attempts.setdefault((row["message_id"], int(note["n"])), {"outcome": "", "code": ""})
+    entry = seen.attempts.setdefault((row["message_id"], n), {"ended": 0, "outcome": "", "code": ""})
     entry.update({name: note[name] for name in ("by", "delivery_id", "outcome", "code") if name in note})
+    if "delivery_id" in note:
+        entry.update(started=row["at"], fence=content.get("fence"))
+    else:
+        entry["ended"] = row["at"]
 
 
 def _verify_bodies(connection: Connection, seen: _Seen, found: list[Discrepancy]) -> None:
@@ -237,7 +267,7 @@ def _verify_bodies(connection: Connection, seen: _Seen, found: list[Discrepancy]
     for row in connection.execution_options(yield_per=200).execute(select(bodies)).mappings():
         digest = body_rows.digest_of(row)
         expected = left.pop(row["id"], None)
-        if digest != row["digest"] or (expected is not None and expected != digest):
+        if digest != row["digest"] or (expected is not None and expected != (digest, row["created"])):
             found.append(Discrepancy("bodies", row["id"], "content_differs"))
         elif expected is None:
             found.append(Discrepancy("bodies", row["id"], "unknown"))

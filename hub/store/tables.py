@@ -161,6 +161,15 @@ blind_index = Table(
     Column("case_no", String(60), primary_key=True),
 )
 
+polls = Table(
+    "polls",
+    metadata,
+    Column("case_no", String(60), primary_key=True),
+    Column("exchange", String(100), primary_key=True),
+    Column("times", Integer, nullable=False),
+    Column("due_at", BigInteger, nullable=False),
+)
+
 counters = Table(
     "counters",
     metadata,

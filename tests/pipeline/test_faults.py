@@ -64,6 +64,9 @@ def up_to(stage: Stage, exchange: str) -> str:
         stage.clear(receipt.case)
         stage.drain()
         stage.register(receipt.case)
+        # The progress stands before the invitation.
+        (progress,) = stage.hub.deliverer.claim(stage.hub.rule("airflow", "platform"), 10)
+        stage.hub.deliverer.attempt(progress)
         return receipt.case
     for _ in range(4):
         stage.hub.drain("platform", "airflow", 5)
@@ -226,8 +229,10 @@ def test_an_answer_that_cannot_be_mapped_is_a_dead_letter(stage: Stage) -> None:
     stage.wire.rules["platform/identity_check"] = answers(Incoming(200, {"code": "0", "data": {"CheckCode": "8"}}))
     case = stage.apply().case
     stage.drain(2)
-    assert row(stage, "identity_check").state in ("dead", "waiting")
+    found = {(m.state, m.reason) for m in stage.hub.reading.messages(Filter(exchange="identity_check")) if m.attempts}
+    assert found in ({("dead", "answer_code_unknown")}, {("waiting", "answer_invalid")})
     assert stage.view(case).state == "running"
+    assert len(stage.wire.of("platform/unified_number")) == 0  # behind it in the order of the partner
 
 
 def test_a_dead_letter_blocks_only_its_own_case(stage: Stage) -> None:

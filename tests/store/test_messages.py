@@ -112,9 +112,11 @@ def test_the_attempt_is_recorded_by_the_claim(ledger: Ledger) -> None:
     (attempt,) = ledger.read(lambda c: list(c.execute(select(attempts)).mappings()))
     assert (attempt["message_id"], attempt["n"], attempt["by"], attempt["outcome"]) == (one, 1, "courier", "")
     assert (attempt["delivery_id"], attempt["fence"]) == (wire_id(one), row["fence"])
-    assert ledger.read(lambda c: messages.last_attempt(c, one)) is None
+    assert not ledger.read(lambda c: messages.ever_ended(c, one, ("unsent",)))
     rows.settle(ledger, row, rows.AGAIN)
     rows.settle(ledger, rows.claim(ledger)[0])
+    assert ledger.read(lambda c: messages.ever_ended(c, one, ("unknown", "unsent")))
+    assert not ledger.read(lambda c: messages.ever_ended(c, one, ("unknown", "lost")))
     tried = ledger.read(lambda c: list(c.execute(select(attempts).order_by(attempts.c.n)).mappings()))
     assert [(a["n"], a["delivery_id"], a["outcome"]) for a in tried] == [
         (1, wire_id(one), "unsent"),

@@ -118,6 +118,14 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("partner"),
     )
     op.create_table(
+        "polls",
+        sa.Column("case_no", sa.String(length=60), nullable=False),
+        sa.Column("exchange", sa.String(length=100), nullable=False),
+        sa.Column("times", sa.Integer(), nullable=False),
+        sa.Column("due_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("case_no", "exchange"),
+    )
+    op.create_table(
         "heartbeats",
         sa.Column("process", sa.String(length=60), nullable=False),
         sa.Column("at", sa.BigInteger(), nullable=False),
@@ -210,6 +218,7 @@ def downgrade() -> None:
 
     op.drop_table("leaves")
     op.drop_table("idempotency")
+    op.drop_table("polls")
     op.drop_table("heartbeats")
     op.drop_table("health")
     with op.batch_alter_table("events", schema=None) as batch_op:
