@@ -22,6 +22,7 @@ from hub.pipeline.casework import Casework
 from hub.pipeline.collect import Collector
 from hub.pipeline.deliver import Deliverer
 from hub.pipeline.desk import PipelineDesk
+from hub.pipeline.mending import Mending
 from hub.pipeline.parts import Pace, Parts, Vault
 from hub.pipeline.reading import Reading
 from hub.pipeline.upkeep import Report, Upkeep
@@ -69,6 +70,7 @@ class Hub:
     deliverer: Deliverer
     collector: Collector
     upkeep: Upkeep
+    mending: Mending
 
     def partners(self) -> tuple[str, ...]:
         """Slugs of every declared partner."""
@@ -176,5 +178,6 @@ def assemble(settings: Settings, keyring: Keyring, parts: Parts) -> Hub:
         reading=reading,
         deliverer=deliverer,
         collector=Collector(parts, casework, reception, deliverer),
+        mending=Mending(parts, casework),
         upkeep=Upkeep(parts, casework, deliverer, settings.var / "anchors"),
     )

@@ -215,7 +215,8 @@ def replay(message_ids: tuple[str, ...], skip: bool) -> None:  # noqa: FBT001
 
     def work(hub: Hub) -> None:
         for message_id in message_ids:
-            click.echo(f"{message_id} {hub.upkeep.replay(message_id, skip=skip)}")
+            state = hub.mending.skip(message_id) if skip else hub.mending.replay(message_id)
+            click.echo(f"{message_id} {state}")
 
     _with_hub(work)
 

@@ -35,6 +35,7 @@ OWNERS = {
     "partner_rejected": "integrator",
     "credentials_refused": "operator",
     "mapping_fault": "integrator",
+    "contract_fault": "integrator",
     "retries_exhausted": "partner",
     "endpoint_missing": "operator",
 }

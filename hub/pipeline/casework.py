@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from hub.cases.machine import CaseMemory, Event, Outcome, Send, StepMemory, advance
 from hub.cases.matter import Matter
-from hub.errors import Refused
+from hub.errors import Fault, Refused
+from hub.model.declarations import Exchange
 from hub.model.identity import wire_id
 from hub.pipeline.parts import Parts, Vault, local_time
 from hub.security.envelope import CaseKey
-from hub.store import bodies, cases, events, messages
+from hub.store import bodies, cases, events, ledger, messages
 from hub.store.cases import CaseRow
-from hub.store.ledger import Connection
+from hub.store.ledger import Connection, RowMapping
+
+TRIES = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,46 @@ class Casework:
         bodies.add(connection, at, [item.body for item in follow])
         messages.add(connection, at, [item.message for item in follow])
 
+    def tell(self, case_no: str, event: Event) -> None:
+        """Move a case by an event that comes with no message of its own."""
+        for _ in range(TRIES):
+            row = self._parts.ledger.read(partial(cases.get, no=case_no))
+            if row is None:
+                return
+            move = self.plan(self.load(row), event, self._parts.clock())
+            try:
+                self._parts.ledger.write(partial(self._write_alone, move=move))
+            except ledger.Collision:
+                continue
+            for partner in move.partners:
+                self._parts.hints("courier", partner)
+            return
+        raise ledger.busy()
+
+    def _write_alone(self, connection: Connection, move: Move) -> None:
+        self.write(connection, ledger.now(connection), move)
+
+    def remake(self, row: RowMapping) -> bodies.NewBody:
+        """The document of a message that could not be made before, from the view that was kept in its place.
+
+        Raises:
+            Refused: ``mapping_fault`` or ``contract_fault``, with every fault: it still cannot be made.
+        """
+        exchange = self._parts.declarations.exchange(row["partner"], row["exchange"])
+        document = self._made(exchange, self._vault.open_json(row["body_id"]))
+        return self._vault.seal(self._vault.key(row["case_no"]), row["case_no"], row["tenant"], _json(document))
+
+    def _made(self, exchange: Exchange, view: object) -> object:
+        """The partner's document, mapped and checked."""
+        try:
+            document = self._parts.mappings.get(exchange.mapping).apply(view)  # type: ignore[arg-type]
+        except Refused as error:
+            raise _unmade("mapping_fault", error.faults) from error
+        faults = self._parts.contracts.get(exchange.contract).check(document)
+        if faults:
+            raise _unmade("contract_fault", tuple(faults))
+        return document
+
     def request(self, file: CaseFile, exchange_key: str, at: int) -> object:
         """The partner's document for a question about a case (``fetch``)."""
         partner, _, name = exchange_key.partition("/")
@@ -141,12 +185,10 @@ class Casework:
         state, reason = ("asked" if exchange.direction == "ask" else "ready"), ""
         view = self._view(file, send, message_id, at)
         try:
-            document: object = self._parts.mappings.get(exchange.mapping).apply(view)
-            if self._parts.contracts.get(exchange.contract).check(document):
-                state, reason = "dead", "contract_fault"
-        except Refused:
-            # The view is kept in the place of the document, so that a mended mapping can be replayed from it.
-            document, state, reason = view, "dead", "mapping_fault"
+            document = self._made(exchange, view)
+        except Refused as error:
+            # The view is kept in the place of the document: a replay makes the document from it, and sends no other.
+            document, state, reason = view, "dead", error.code
         body = self._vault.seal(file.key, file.row.no, file.row.tenant, _json(document))
         message = messages.NewMessage(
             id=message_id,
@@ -210,6 +252,10 @@ def _remember_bodies(connection: Connection, at: int, move: Move) -> None:
             for body in move.keep
         ],
     )
+
+
+def _unmade(code: str, faults: tuple[Fault, ...]) -> Refused:
+    return Refused(code, "the partner's document cannot be made", "无法生成对方报文", 422, faults)
 
 
 def _wanted(connection: Connection, case_no: str, item: Prepared) -> bool:

@@ -16,7 +16,7 @@ from hub.pipeline.casework import Casework, memory_of
 from hub.pipeline.deliver import Deliverer, Verdict
 from hub.pipeline.parts import Parts
 from hub.ports import Outgoing
-from hub.store import cases
+from hub.store import cases, ledger
 from hub.store.cases import CaseRow
 
 LONGEST_POLLS = 60
@@ -66,7 +66,10 @@ class Collector:
             return False
         wait = min(poll_after * 2**times, LONGEST_POLLS * poll_after)
         note = partial(cases.note_poll, case_no=row.no, exchange=query, times=times + 1, due_at=now + wait)
-        self._parts.ledger.write(note)
+        try:
+            self._parts.ledger.write(note)
+        except ledger.Collision:
+            return False  # another collector asks at this moment
         return True
 
     def _fetch(self, partner: Partner, exchange: Exchange, row: CaseRow) -> Verdict:

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from hub.cases.machine import Event, Overdue, Revived
-from hub.errors import Refused
-from hub.pipeline.casework import Casework, Move, memory_of
+from hub.cases.machine import Overdue
+from hub.pipeline.casework import Casework, memory_of
 from hub.pipeline.deliver import Deliverer
 from hub.pipeline.parts import Parts
 from hub.store import cases, idempotency, ledger, messages, seals, signs
@@ -122,32 +121,6 @@ class Upkeep:
         found, figures = seals.examine(self._parts.ledger, lambda: read_anchors(self._anchors))
         return Report(tuple(found), figures)
 
-    def replay(self, message_id: str, *, skip: bool = False) -> str:
-        """Put a dead letter back to work, or give it up so that what stands behind it may go. Returns the new state.
-
-        Raises:
-            Refused: ``message_unknown`` or ``state_conflict``.
-        """
-        row = self._parts.ledger.read(lambda c: messages.get(c, message_id))
-        if row is None:
-            raise Refused("message_unknown", "no such message", "无此报文", 404)
-        state = "skipped" if skip else ("asked" if row["direction"] == "ask" else "ready")
-
-        def work(connection: Connection) -> None:
-            at = ledger.now(connection)
-            held = messages.get(connection, message_id)
-            if held is None or held["state"] != "dead":
-                raise Refused("state_conflict", "only a dead letter can be replayed", "只有死信可以重放", 409)
-            kind = "message.skipped" if skip else "message.replayed"
-            messages.change(connection, at, held, kind, state=state, reason="", due_at=at, fence=held["fence"] + 1)
-
-        self._parts.ledger.write(work)
-        if row["case_no"] and not row["step"].startswith("announce."):
-            self._tell(row["case_no"], Revived(row["step"]))
-        self._parts.hints("courier", row["partner"])
-        self._parts.hints("airflow", row["partner"])
-        return state
-
     def courier_silent(self, for_ms: int) -> bool:
         """Whether no courier gave a sign of life for so long."""
         at, last = self._parts.ledger.read(lambda c: (ledger.now(c), signs.last_beat(c, COURIER)))
@@ -157,9 +130,6 @@ class Upkeep:
         """This process lives."""
         self._parts.ledger.write(lambda c: signs.beat(c, ledger.now(c), process))
 
-    def _write(self, move: Move, connection: Connection) -> None:
-        self._casework.write(connection, ledger.now(connection), move)
-
     def _mark_overdue(self, row: CaseRow) -> int:
         matter = self._parts.matters.version(row.matter, row.matter_version)
         step = matter.steps[row.step]
@@ -167,21 +137,8 @@ class Upkeep:
         limit = step.deadline_hours * self._parts.pace.hour
         if not limit or memory.status != "open" or memory.dead or self._parts.clock() - memory.since < limit:
             return 0
-        self._tell(row.no, Overdue(step.name))
+        self._casework.tell(row.no, Overdue(step.name))
         return 1
-
-    def _tell(self, case_no: str, event: Event) -> None:
-        for _ in range(12):
-            row = self._parts.ledger.read(lambda c: cases.get(c, case_no))
-            if row is None:
-                return
-            move = self._casework.plan(self._casework.load(row), event, self._parts.clock())
-            try:
-                self._parts.ledger.write(partial(self._write, move))
-            except ledger.Collision:
-                continue
-            return
-        raise ledger.busy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +155,10 @@ class Report:
 
 
 def read_anchors(path: Path) -> dict[int, str]:
-    """Seal number → its line. A line that says nothing, or something else than an earlier one, stands under its own
-    number, negative. An unfinished last line is none: its writer died, and the next one writes it again.
+    """Seal number → its line.
+
+    A line that says nothing, or something else than an earlier one, stands under its own number, negative. An unfinished
+    last line is none: its writer died, and the next one writes it again.
     """
     if not path.exists():
         return {}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, RowMapping, insert, select
 
+from hub.store import events
 from hub.store.tables import bodies, body_keys
 
 
@@ -78,8 +79,21 @@ def add(connection: Connection, at: int, new: Sequence[NewBody]) -> None:
         )
 
 
+def key_digest(row: Mapping[str, object] | RowMapping) -> str:
+    """The digest of a wrapped key's row: what its event records and what the verifier compares."""
+    mark = hashlib.sha256()
+    for name in ("owner", "tenant", "key_id"):
+        mark.update(str(row[name]).encode() + b"\0")
+    wrapped = row["wrapped"]
+    mark.update(bytes(wrapped) if isinstance(wrapped, bytes | bytearray | memoryview) else b"?")
+    return mark.hexdigest()
+
+
 def add_key(connection: Connection, at: int, key: NewKey) -> None:
-    """Store a wrapped key. A second one for the same owner is a ``Collision``."""
+    """Store a wrapped key with its event. A second one for the same owner is a ``Collision``."""
+    row = {"owner": key.owner, "tenant": key.tenant, "key_id": key.key_id, "wrapped": key.wrapped}
+    kept = events.NewEvent("key.kept", key.tenant, "", "", {"owner": key.owner, "digest": key_digest(row)})
+    events.append(connection, at, [kept])
     connection.execute(
         insert(body_keys).values(owner=key.owner, tenant=key.tenant, key_id=key.key_id, wrapped=key.wrapped, created=at)
     )

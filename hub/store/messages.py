@@ -391,6 +391,7 @@ def told(connection: Connection, case_no: str, partner: str, exchange: str) -> b
         messages.c.partner == partner,
         messages.c.exchange == exchange,
         messages.c.attempts > 0,
+        messages.c.state != "refused",
     )
     return bool(connection.execute(query).scalar_one())
 

@@ -17,7 +17,7 @@ from hub.store import events as event_rows
 from hub.store.cases import PROJECTED as CASE_COLUMNS
 from hub.store.ledger import Ledger
 from hub.store.messages import PROJECTED as MESSAGE_COLUMNS
-from hub.store.tables import attempts, bodies, cases, events, leaves, messages, seals
+from hub.store.tables import attempts, bodies, body_keys, cases, events, leaves, messages, seals
 
 GENESIS = "0" * 64
 
@@ -122,6 +122,7 @@ class _Seen:
     cases: dict[str, tuple[Mapping[str, object], str, int]]
     attempts: dict[tuple[str, int], dict[str, object]]
     bodies: dict[str, tuple[str, int]]
+    keys: dict[str, tuple[str, int]]
     total: int = 0
 
 
@@ -145,12 +146,13 @@ def verify(connection: Connection, anchors: Anchors) -> tuple[list[Discrepancy],
         What differs, and the figures ``events``, ``sealed`` and ``tail`` (events that no seal covers yet).
     """
     found: list[Discrepancy] = []
-    seen = _Seen({}, {}, {}, {}, {})
+    seen = _Seen({}, {}, {}, {}, {}, {})
     sealed = _verify_seals(connection, anchors, found)
     gapless = connection.dialect.name == "sqlite"
     for row in _verify_events(connection, sealed, found, gapless=gapless):
         _learn(row, seen)
     _verify_bodies(connection, seen, found)
+    _verify_keys(connection, seen, found)
     _verify_messages(connection, seen, found)
     _verify_attempts(connection, seen, found)
     _verify_cases(connection, seen, found)
@@ -241,7 +243,9 @@ def _learn(row: RowMapping, seen: _Seen) -> None:
         return
     if row["body_digest"]:
         seen.bodies[row["body_id"]] = (row["body_digest"], row["at"])
-    if row["kind"].startswith("case."):
+    if row["kind"] == "key.kept":
+        seen.keys[str(content.get("owner"))] = (str(content.get("digest")), row["at"])
+    elif row["kind"].startswith("case."):
         seen.cases[row["case_no"]] = (content, row["tenant"], row["at"])
     elif row["kind"].startswith("message."):
         seen.messages[row["message_id"]] = {**content, "updated": row["at"], "body_id": row["body_id"]}
@@ -272,6 +276,16 @@ def _verify_bodies(connection: Connection, seen: _Seen, found: list[Discrepancy]
         elif expected is None:
             found.append(Discrepancy("bodies", row["id"], "unknown"))
     found.extend(Discrepancy("bodies", gone, "missing") for gone in sorted(left))
+
+
+def _verify_keys(connection: Connection, seen: _Seen, found: list[Discrepancy]) -> None:
+    """A wrapped key that was changed would make every body of its case unreadable."""
+    left = dict(seen.keys)
+    for row in connection.execute(select(body_keys)).mappings():
+        expected = left.pop(row["owner"], None)
+        if expected != (body_rows.key_digest(row), row["created"]):
+            found.append(Discrepancy("body_keys", row["owner"], "unknown" if expected is None else "content_differs"))
+    found.extend(Discrepancy("body_keys", gone, "missing") for gone in sorted(left))
 
 
 def _verify_messages(connection: Connection, seen: _Seen, found: list[Discrepancy]) -> None:

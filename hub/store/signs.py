@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, RowMapping, insert, select, update
+from sqlalchemy import Connection, RowMapping, insert, select, text, update
 
 from hub.store.tables import health, heartbeats
 
 
 def beat(connection: Connection, at: int, process: str) -> None:
     """This process is alive."""
-    done = connection.execute(update(heartbeats).where(heartbeats.c.process == process).values(at=at))
-    if done.rowcount == 0:
-        connection.execute(insert(heartbeats).values(process=process, at=at))
+    # One statement: two processes of a name may beat for the first time at once.
+    beaten = text(
+        "INSERT INTO heartbeats (process, at) VALUES (:name, :at) ON CONFLICT (process) DO UPDATE SET at = :at"
+    )
+    connection.execute(beaten, {"name": process, "at": at})
 
 
 def last_beat(connection: Connection, process: str) -> int:

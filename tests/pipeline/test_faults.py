@@ -109,7 +109,7 @@ def test_a_lost_worker_manual_is_for_people(stage: Stage) -> None:
     assert (found.state, found.reason) == ("dead", "outcome_unknown")
     assert not sent(stage, "platform/evaluation_invite")
     assert [item["owner"] for item in stage.hub.reading.dead_letters("platform", 10)] == ["operator"]
-    assert stage.hub.upkeep.replay(found.id) == "ready"
+    assert stage.hub.mending.replay(found.id) == "ready"
     stage.drain()
     assert row(stage, "evaluation_invite").state == "delivered"
     assert len(sent(stage, "platform/evaluation_invite")) == 1
@@ -246,9 +246,9 @@ def test_a_dead_letter_blocks_only_its_own_case(stage: Stage) -> None:
     assert stage.view(free).step == "clearance"
     assert stage.view(blocked).step == "tax"
     (dead,) = stage.hub.reading.dead_letters("", 10)
-    assert stage.hub.upkeep.replay(dead["id"]) == "ready"
+    assert stage.hub.mending.replay(dead["id"]) == "ready"
     with pytest.raises(Refused):
-        stage.hub.upkeep.replay(dead["id"])
+        stage.hub.mending.replay(dead["id"])
     stage.drain()
     assert stage.view(blocked).step == "clearance"
     assert stage.view(blocked).reason == ""
@@ -262,7 +262,7 @@ def test_a_skipped_dead_letter_lets_the_next_go(stage: Stage) -> None:
     stage.drain()
     assert row(stage, "withdrawal").state in ("ready", "applied")
     (dead,) = stage.hub.reading.dead_letters("tax", 10)
-    assert stage.hub.upkeep.replay(dead["id"], skip=True) == "skipped"
+    assert stage.hub.mending.skip(dead["id"]) == "skipped"
     stage.drain()
     assert stage.hub.reading.open_messages() == 0
     assert len(stage.wire.of("tax/withdrawal")) == 1
@@ -415,7 +415,9 @@ def test_a_message_that_cannot_be_recorded_comes_back(impatient: Stage) -> None:
     held.close()
     del impatient.wire.rules["tax/taxable_case"]
     assert row(impatient, "taxable_case").state == "leased"
-    impatient.hub.parts.ledger.write(lambda c: c.execute(text("UPDATE messages SET lease_until = 1 WHERE state='leased'")))
+    impatient.hub.parts.ledger.write(
+        lambda c: c.execute(text("UPDATE messages SET lease_until = 1 WHERE state='leased'"))
+    )
     impatient.drain()
     assert row(impatient, "taxable_case").state == "delivered"
     assert len(set(sent(impatient, "tax/taxable_case"))) == 1
@@ -503,4 +505,19 @@ def test_the_sweep_wakes_whoever_has_work(stage: Stage) -> None:
     stage.drain()
     stage.hints.clear()
     assert stage.hub.sweep() == {"recovered": 0, "hinted": 0}
-    assert stage.hints == []
+    # Tax owes a clearance: only who fetches is woken.
+    assert stage.hints == [("airflow", "tax")]
+
+
+def test_polls_back_off(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, pace=fast(poll_after=1_000))
+    stage.apply()
+    stage.drain()
+    asked = []
+    for _ in range(64):
+        stage.clock.ahead += 1_000
+        stage.hub.collect("tax", 5)
+        asked.append(len(sent(stage, "tax/clearance_query")))
+    assert 4 <= asked[-1] <= 12
+    assert stage.hub.verify().ok
+    stage.close()

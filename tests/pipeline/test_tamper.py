@@ -185,7 +185,9 @@ def test_a_deleted_event(copy: Copy, where: str) -> None:
 
 @pytest.mark.parametrize("sealed", [True, False])
 def test_two_events_swapped(copy: Copy, sealed: bool) -> None:
-    one, two = (5, 9) if sealed else tuple(r["pos"] for r in copy.rows("SELECT pos FROM events ORDER BY pos DESC LIMIT 2"))
+    one, two = (
+        (5, 9) if sealed else tuple(r["pos"] for r in copy.rows("SELECT pos FROM events ORDER BY pos DESC LIMIT 2"))
+    )
     for whole in (True, False):
         names = [c for c in columns("events") if c != "pos" and (whole or c != "digest")]
         (a,), (b,) = (copy.rows("SELECT * FROM events WHERE pos = ?", pos) for pos in (one, two))
@@ -218,7 +220,9 @@ def test_a_whole_forged_seal_is_caught_by_its_anchor(copy: Copy) -> None:
     copy.run("UPDATE leaves SET digest = ? WHERE pos = 7", digest_of(row))
     previous = "0" * 64
     for seal in copy.rows("SELECT * FROM seals ORDER BY no"):
-        root = merkle_root([leaf["digest"] for leaf in copy.rows("SELECT * FROM leaves WHERE seal = ? ORDER BY pos", seal["no"])])
+        root = merkle_root(
+            [leaf["digest"] for leaf in copy.rows("SELECT * FROM leaves WHERE seal = ? ORDER BY pos", seal["no"])]
+        )
         span = (seal["first_pos"], seal["last_pos"])
         chain = link(seal["no"], seal["at"], seal["events"], span, root, previous)
         copy.run("UPDATE seals SET root = ?, previous = ?, chain = ? WHERE no = ?", root, previous, chain, seal["no"])
@@ -253,7 +257,9 @@ def test_bodies_swapped(copy: Copy) -> None:
 
 
 def test_a_foreign_body(copy: Copy) -> None:
-    copy.run("INSERT INTO bodies SELECT 'x', tenant, key_owner, encoding, address, ciphertext, digest, created FROM bodies LIMIT 1")
+    copy.run(
+        "INSERT INTO bodies SELECT 'x', tenant, key_owner, encoding, address, ciphertext, digest, created FROM bodies LIMIT 1"
+    )
     assert ("bodies", "x") in copy.named()
 
 
@@ -279,7 +285,9 @@ def test_anchor_lines(copy: Copy, no: int) -> None:
     assert ("anchors", str(no)) in copy.named()
     broken = list(lines)
     place = broken[no - 1].index('"chain": "') + 15
-    broken[no - 1] = broken[no - 1][:place] + ("0" if broken[no - 1][place] != "0" else "1") + broken[no - 1][place + 1 :]
+    broken[no - 1] = (
+        broken[no - 1][:place] + ("0" if broken[no - 1][place] != "0" else "1") + broken[no - 1][place + 1 :]
+    )
     copy.write_anchors(broken)
     assert ("anchors", str(no)) in copy.named()
     copy.write_anchors([*lines[: no - 1], "not json", *lines[no:]])
@@ -367,7 +375,8 @@ STORED: dict[str, Callable[[Copy], list[tuple[str, bytes]]]] = {
     # Short enough to lie on one page; a piece of a longer one lies on one anyway.
     "bodies": lambda c: [(r["id"], r["ciphertext"][:200]) for r in c.rows("SELECT id, ciphertext FROM bodies")],
     "events": lambda c: [
-        (str(r["pos"]), r["digest"].encode()) for r in c.rows("SELECT pos, digest FROM events WHERE pos > (SELECT max(pos) FROM leaves)")
+        (str(r["pos"]), r["digest"].encode())
+        for r in c.rows("SELECT pos, digest FROM events WHERE pos > (SELECT max(pos) FROM leaves)")
     ],
     "seals": lambda c: [(str(r["no"]), r["root"].encode()) for r in c.rows("SELECT no, root FROM seals")],
     "cases": lambda c: [(r["no"], r["data"].encode()[:150]) for r in c.rows("SELECT no, data FROM cases")],
@@ -378,7 +387,9 @@ STORED: dict[str, Callable[[Copy], list[tuple[str, bytes]]]] = {
 @pytest.mark.parametrize("table", STORED)
 def test_a_flipped_bit_in_the_file(copy: Copy, table: str, seed: int) -> None:
     chance = random.Random(seed * 31 + len(table))
-    found = [(i, piece) for i, piece in STORED[table](copy) if (copy.place / "ledger.db").read_bytes().count(piece) == 1]
+    found = [
+        (i, piece) for i, piece in STORED[table](copy) if (copy.place / "ledger.db").read_bytes().count(piece) == 1
+    ]
     if not found:
         # The same text stands in an event too: take the last place, that of the table built last or first alike.
         found = STORED[table](copy)

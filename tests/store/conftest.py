@@ -23,7 +23,9 @@ def postgres_database(request: pytest.FixtureRequest) -> Iterator[str]:
     """A database of the test's own."""
     driver = next((name for name in DRIVERS if importlib.util.find_spec(name)), "")
     if not driver:
-        reason = "NOT TESTED: PostgreSQL answers, but neither psycopg nor psycopg2 is installed / 未安装 PostgreSQL 驱动"
+        reason = (
+            "NOT TESTED: PostgreSQL answers, but neither psycopg nor psycopg2 is installed / 未安装 PostgreSQL 驱动"
+        )
         if os.environ.get("REQUIRE_SERVICES") == "1":
             pytest.fail(reason)
         pytest.skip(reason)

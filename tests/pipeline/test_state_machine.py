@@ -1,0 +1,366 @@
+"""The ledger as a state machine: any order of arrivals, deliveries, crashes and operators, and what holds after each step."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from hub.errors import Refused, Unknown, Unsent
+from hub.model.identity import wire_id
+from hub.model.states import BLOCKING, CASE_ENDS
+from hub.ports import Incoming, Outgoing
+from hub.store.messages import PROJECTED
+from tests.pipeline.scripted import ANSWERS, Stage, application
+
+PARTNERS = ("platform", "tax", "registry", "hall")
+MOODS = ("done", "done", "done", "refused", "retry", "busy", "down", "lost", "unheard", "garbage", "strange")
+REFUSALS = {"tax/taxable_case": "3001", "registry/case": "2001", "registry/clearance": "2001"}
+ANY = st.integers(0, 999)
+
+
+class Departments(dict[str, Any]):
+    """The partners' own memory: what has arrived there. Stands in the place of the wire's rules."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        self.mood = "done"
+        self.arrived: Counter[str] = Counter()
+        self.clearances: dict[str, dict[str, Any]] = {}
+        self.unrecorded: list[str] = []
+        self._file = stage.settings.database_url.removeprefix("sqlite:///")
+
+    def get(self, key: str, default: Any = None) -> Callable[[Outgoing], Incoming]:
+        del key, default
+        return self.answer
+
+    def answer(self, outgoing: Outgoing) -> Incoming:
+        key = outgoing.exchange.key
+        if outgoing.exchange.direction != "fetch":
+            self._must_be_recorded(outgoing.delivery_id)
+        self._no_answer(outgoing, key)
+        if outgoing.purpose == "query":
+            return Incoming(200, {"code": "0000"}) if self.arrived[outgoing.delivery_id] else Incoming(404, {})
+        if self.mood == "retry":
+            return Incoming(200, coded(key, "9" if key.startswith(("platform", "hall")) else "9999"))
+        if self.mood == "refused" and key in REFUSALS:
+            return Incoming(200, coded(key, REFUSALS[key]))
+        self.arrived[outgoing.delivery_id] += 1
+        if self.mood == "lost":
+            raise Unknown("answer_lost", "lost", "丢失")
+        if self.mood == "garbage":
+            return Incoming(200, None)
+        if self.mood == "strange":
+            return Incoming(200, coded(key, "7777"))
+        if key == "tax/clearance_query" and outgoing.document["body"]["ywsldh"] in self.clearances:  # type: ignore[index]
+            body = self.clearances[outgoing.document["body"]["ywsldh"]]  # type: ignore[index]
+            return Incoming(200, {"head": {"rtn_code": "0000"}, "body": body})
+        return Incoming(200, ANSWERS[key](outgoing.document))
+
+    def _no_answer(self, outgoing: Outgoing, key: str) -> None:
+        del outgoing, key
+        if self.mood == "down":
+            raise Unsent("partner_unreachable", "down", "无法连接")
+        if self.mood == "busy":
+            raise Unsent("partner_busy", "busy", "繁忙", 0)
+        if self.mood == "unheard":
+            raise Unknown("answer_lost", "lost on the way there", "丢失")
+
+    def _must_be_recorded(self, delivery: str) -> None:
+        """Before anything is sent its attempt is in the ledger, for everyone to see."""
+        connection = sqlite3.connect(self._file)
+        found = connection.execute(
+            "SELECT count(*) FROM attempts a JOIN messages m ON m.id = a.message_id"
+            " WHERE a.delivery_id = ? AND a.outcome = '' AND m.state = 'leased'",
+            (delivery,),
+        ).fetchone()
+        connection.close()
+        if found[0] != 1:
+            self.unrecorded.append(delivery)
+
+
+def coded(key: str, code: str) -> dict[str, Any]:
+    return {"head": {"rtn_code": code}} if key.startswith("tax") else {"code": code}
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Two hubs on one ledger, four departments, an operator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = Path(tempfile.mkdtemp(prefix="dukou-machine-"))
+        self.stage = Stage(self.place)
+        self.hubs = [self.stage.hub, self.stage.build()]
+        self.departments = Departments(self.stage)
+        self.stage.wire.rules = self.departments
+        self.bodies: list[tuple[dict[str, Any], str]] = []
+        self.cases: list[str] = []
+        self.receipts: dict[str, tuple[str, str]] = {}
+        self.leases: list[Any] = []
+        self.ended: dict[str, str] = {}
+        self.replays: Counter[str] = Counter()
+        self.reader = sqlite3.connect(self.stage.settings.database_url.removeprefix("sqlite:///"))
+        self.reader.row_factory = sqlite3.Row
+
+    def rows(self, sql: str, *values: Any) -> list[sqlite3.Row]:
+        return self.reader.execute(sql, values).fetchall()
+
+    def case(self, pick: int) -> str:
+        return self.cases[pick % len(self.cases)]
+
+    def called(self, exchange: str, document: Any, **more: Any) -> Any:
+        """A call that people may be refused."""
+        try:
+            return self.stage.call(exchange, document, **more)
+        except Refused as refusal:
+            assert refusal.code == "state_conflict"
+            return None
+
+    # Arrivals ------------------------------------------------------------------------------------------------------
+
+    @initialize()
+    def first(self) -> None:
+        self.accept(False)
+
+    @precondition(lambda self: len(self.cases) < 4)
+    @rule(lacking=st.booleans())
+    def accept(self, lacking: bool) -> None:
+        body = application(len(self.bodies) + 1)
+        if lacking:
+            body["SJ"] = body["SJ"][:2]
+        key = f"key-{len(self.bodies)}" if len(self.bodies) % 2 else ""
+        receipt = self.stage.call("hall/application", body, key=key)
+        assert receipt.case_state == ("correction" if lacking else "accepted")
+        assert not receipt.replayed
+        self.bodies.append((body, key))
+        self.cases.append(receipt.case)
+        self.receipts[receipt.case] = (receipt.message, receipt.case_state)
+
+    @rule(pick=ANY)
+    def repeat(self, pick: int) -> None:
+        body, key = self.bodies[pick % len(self.bodies)]
+        again = self.stage.call("hall/application", body, key=key)
+        assert again.replayed
+        assert (again.message, again.case_state) == self.receipts[again.case]
+
+    @rule(pick=ANY)
+    def conflicting_repeat(self, pick: int) -> None:
+        body, key = self.bodies[pick % len(self.bodies)]
+        try:
+            self.stage.call("hall/application", {**body, "ZL": "测试市测试路2号"}, key=key)
+        except Refused as refusal:
+            assert refusal.code == "idempotency_conflict"
+        else:
+            raise AssertionError
+
+    @rule(pick=ANY, whole=st.booleans())
+    def correct(self, pick: int, whole: bool) -> None:
+        names = application()["SJ"][2 if whole else 3 :]
+        self.called("hall/correction", {"SJ": names}, case=self.case(pick))
+
+    @precondition(lambda self: len(self.ended) < 2)
+    @rule(pick=ANY)
+    def withdraw(self, pick: int) -> None:
+        self.called("hall/withdrawal", {}, case=self.case(pick))
+
+    @rule(pick=ANY, paid=st.booleans(), calls=st.booleans(), ticket=st.sampled_from(["SP1", "SP2"]))
+    def tax_decides(self, pick: int, paid: bool, calls: bool, ticket: str) -> None:
+        case = self.case(pick)
+        body = {"ywsldh": case, "wszt": "1" if paid else "0", "nsrxx": [{"sphm": ticket}]}
+        self.departments.clearances[case] = body
+        if calls:
+            receipt = self.stage.call("tax/clearance", body)
+            again = self.stage.call("tax/clearance", body)
+            assert again.replayed
+            assert again.message == receipt.message
+
+    @rule(pick=ANY)
+    def registry_reports(self, pick: int) -> None:
+        case = self.case(pick)
+        if self.rows("SELECT 1 FROM messages WHERE case_no = ? AND exchange = 'clearance' AND partner = 'registry'", case):
+            assert self.stage.register(case).case == case
+
+    # Deliveries ----------------------------------------------------------------------------------------------------
+
+    @rule(hub=ANY, partner=st.sampled_from(PARTNERS), first=st.booleans(), limit=st.integers(1, 3))
+    def claim(self, hub: int, partner: str, first: bool, limit: int) -> None:
+        found = self.hubs[hub % 2]
+        wanted = found.rule("courier" if first else "airflow", partner, first_of_live=first)
+        self.leases += [(found, row) for row in found.deliverer.claim(wanted, limit)]
+
+    @precondition(lambda self: self.leases)
+    @rule(pick=ANY, mood=st.sampled_from(MOODS))
+    def attempt(self, pick: int, mood: str) -> None:
+        found, row = self.leases.pop(pick % len(self.leases))
+        self.departments.mood = mood
+        found.deliverer.attempt(row)
+        self.departments.mood = "done"
+        time.sleep(0.002)
+
+    @precondition(lambda self: self.leases)
+    @rule(pick=ANY, partner=st.sampled_from(("", *PARTNERS)), forgotten=st.booleans())
+    def crash(self, pick: int, partner: str, forgotten: bool) -> None:
+        """A worker dies or sleeps; its lease runs out; who sleeps wakes up later and finds itself fenced off."""
+        found, row = self.leases.pop(pick % len(self.leases))
+        with sqlite3.connect(self.stage.settings.database_url.removeprefix("sqlite:///"), timeout=10) as connection:
+            connection.execute("UPDATE messages SET lease_until = 1 WHERE id = ? AND fence = ?", (row["id"], row["fence"]))
+        connection.close()
+        self.hubs[0].deliverer.recover(partner)
+        if not forgotten:
+            self.leases.append((found, {**row, "lease_until": 1}))
+
+    @rule(hub=ANY, partner=st.sampled_from(PARTNERS), mood=st.sampled_from(MOODS))
+    def drain(self, hub: int, partner: str, mood: str) -> None:
+        self.departments.mood = mood
+        self.hubs[hub % 2].drain(partner, "airflow", 0.05)
+        self.departments.mood = "done"
+
+    @rule(hub=ANY)
+    def everyone_works(self, hub: int) -> None:
+        """Now and then a good day, so that cases come far."""
+        for partner in PARTNERS * 2:
+            self.hubs[hub % 2].drain(partner, "airflow", 2)
+
+    @rule(hub=ANY, partner=st.sampled_from(("tax", "registry")), mood=st.sampled_from(MOODS))
+    def collect(self, hub: int, partner: str, mood: str) -> None:
+        self.departments.mood = mood
+        self.hubs[hub % 2].collect(partner, 1)
+        self.departments.mood = "done"
+
+    # Upkeep --------------------------------------------------------------------------------------------------------
+
+    @rule(hub=ANY, pick=ANY, skip=st.booleans())
+    def operate(self, hub: int, pick: int, skip: bool) -> None:
+        dead = self.rows("SELECT id, exchange FROM messages WHERE state = 'dead' ORDER BY id")
+        if dead:
+            row = dead[pick % len(dead)]
+            self.hubs[hub % 2].upkeep.replay(row["id"], skip=skip)
+            self.replays[wire_id(row["id"])] += 1
+
+    @rule(hub=ANY)
+    def seal(self, hub: int) -> None:
+        self.hubs[hub % 2].seal()
+        assert self.hubs[0].verify().figures["tail"] == 0
+
+    @rule(partner=st.sampled_from(PARTNERS))
+    def reconcile(self, partner: str) -> None:
+        self.hubs[1].reconcile(partner)
+
+    # What always holds ---------------------------------------------------------------------------------------------
+
+    @invariant()
+    def the_ledger_agrees_with_itself(self) -> None:
+        report = self.hubs[1].verify()
+        assert report.ok, report.found
+
+    @invariant()
+    def order_is_kept(self) -> None:
+        lanes: dict[tuple[str, str], list[sqlite3.Row]] = defaultdict(list)
+        for row in self.rows("SELECT * FROM messages WHERE seq > 0 ORDER BY seq"):
+            lanes[row["partner"], row["case_no"]].append(row)
+        for lane in lanes.values():
+            assert [row["seq"] for row in lane] == list(range(1, len(lane) + 1))
+            unfinished = False
+            for row in lane:
+                assert not (unfinished and row["attempts"]), (row["exchange"], row["state"])
+                unfinished = unfinished or row["state"] in BLOCKING
+
+    @invariant()
+    def attempts_are_recorded_first_and_keep_their_delivery_id(self) -> None:
+        assert self.departments.unrecorded == []
+        for row in self.rows("SELECT message_id, n, delivery_id FROM attempts"):
+            assert row["delivery_id"] == wire_id(row["message_id"])
+        for row in self.rows(
+            "SELECT m.id, m.attempts, count(a.n) AS n, max(a.n) AS last, sum(a.outcome = '') AS open, m.state"
+            " FROM messages m LEFT JOIN attempts a ON a.message_id = m.id GROUP BY m.id"
+        ):
+            assert row["attempts"] == row["n"] == (row["last"] or 0)
+            assert (row["open"] or 0) == (row["state"] == "leased")
+
+    @invariant()
+    def no_second_effect(self) -> None:
+        """What must not be repeated reached its department once, and once more for every replay by an operator."""
+        ids = {
+            wire_id(row["id"]): row["exchange"]
+            for row in self.rows("SELECT id, exchange FROM messages WHERE redelivery IN ('manual', 'query_first')")
+        }
+        for delivery in ids:
+            assert self.departments.arrived[delivery] <= 1 + self.replays[delivery], ids[delivery]
+
+    @invariant()
+    def a_key_makes_one_message(self) -> None:
+        keys = [row["message_id"] for row in self.rows("SELECT message_id FROM idempotency")]
+        applied = [row["id"] for row in self.rows("SELECT id FROM messages WHERE state = 'applied'")]
+        assert sorted(keys) == sorted(applied)
+        assert len(self.rows("SELECT 1 FROM cases")) == len(self.cases)
+
+    @invariant()
+    def ends_absorb(self) -> None:
+        for row in self.rows("SELECT no, state FROM cases"):
+            if row["no"] in self.ended:
+                assert row["state"] == self.ended[row["no"]]
+            elif row["state"] in CASE_ENDS:
+                self.ended[row["no"]] = row["state"]
+
+    @invariant()
+    def messages_can_be_rebuilt(self) -> None:
+        said: dict[str, dict[str, Any]] = {}
+        for row in self.rows("SELECT message_id, content FROM events WHERE kind LIKE 'message.%' ORDER BY pos"):
+            said[row["message_id"]] = json.loads(row["content"])
+        rows = self.rows("SELECT * FROM messages")
+        assert {row["id"] for row in rows} == set(said)
+        for row in rows:
+            assert {name: row[name] for name in PROJECTED} == {name: said[row["id"]][name] for name in PROJECTED}
+
+    # The end -------------------------------------------------------------------------------------------------------
+
+    def teardown(self) -> None:
+        try:
+            self._all_is_well()
+        finally:
+            self.reader.close()
+            self.hubs[1].close()
+            self.stage.close()
+            shutil.rmtree(self.place, ignore_errors=True)
+
+    def _all_is_well(self) -> None:
+        """With every department well and every dead letter replayed, nothing stays open."""
+        self.departments.mood = "done"
+        with sqlite3.connect(self.stage.settings.database_url.removeprefix("sqlite:///"), timeout=10) as connection:
+            connection.execute("UPDATE messages SET lease_until = 1 WHERE state = 'leased'")
+        connection.close()
+        for _ in range(12):
+            for row in self.rows("SELECT id FROM messages WHERE state = 'dead'"):
+                self.stage.hub.upkeep.replay(row["id"])
+                self.replays[wire_id(row["id"])] += 1
+            time.sleep(0.006)
+            self.stage.drain(2)
+            left = self.rows("SELECT exchange, state, reason FROM messages WHERE state IN ('dead', 'leased', 'waiting', 'ready', 'asked')")
+            if not left:
+                break
+        assert not [tuple(row) for row in left]
+        for check in (self.the_ledger_agrees_with_itself, self.order_is_kept, self.no_second_effect, self.ends_absorb):
+            check()
+        # Every case stands where people or departments have the next word.
+        for row in self.rows("SELECT state, waiting_for, step FROM cases WHERE state NOT IN ('finished', 'refused', 'stopped', 'withdrawn')"):
+            assert row["step"] in ("materials", "clearance", "registration") or self.replays, tuple(row)
+
+
+LedgerMachine.TestCase.settings = settings(
+    max_examples=18,
+    stateful_step_count=30,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
+)
+TestLedger = LedgerMachine.TestCase
