@@ -31,6 +31,7 @@ from hub.store.messages import Totals
 TENANT = "510199"
 LIMIT_S = 240.0
 DOWN_S = 12.0
+CALM_S = 45.0
 DEMO_SCALE = 10.0
 WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 
@@ -265,6 +266,8 @@ def _perform(hub: Hub, stage: Stage, cast: list[Scene], show: Callable[[], None]
             stage.do("withdraw", case=scene.case, body={"reason": "演示撤回"})
         _look(hub, cast, show)
     down = [scene for scene in cast if scene.scenario == "tax_down"]
+    # Let the others pass first, so that their times show the hub at work and not the outage.
+    _wait_for(lambda: _look(hub, [scene for scene in cast if scene not in down], show), CALM_S)
     if down:
         stage.mood("tax", down=True)
         for scene in down:
