@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -48,6 +48,49 @@ class Transport(Protocol):
 
     def __call__(self, outgoing: Outgoing) -> Incoming:
         """Send, wait, answer. HTTP answers other than 2xx, 404, 409 and 422 are raised, those are given back."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FeedItem:
+    """One thing that a partner left for us to take.
+
+    Attributes:
+        key: names it for ever at its source (file name and digest, row key, broker message id, request number): the same
+            thing met again has the same key.
+        raw: what was read, exactly.
+        document: the parsed content.
+        mark: where a later reading may go on; the hub commits it together with the message and gives it back.
+        receipt: what ``settle`` needs; opaque to the hub.
+    """
+
+    key: str
+    raw: bytes
+    document: object
+    mark: str = ""
+    receipt: object = None
+
+
+class Feed(Protocol):
+    """A source from which we take: read what is there, commit, then say that it was taken.
+
+    Between ``take`` and ``settle`` anything may die: what was not settled is met again, under the same key.
+
+    Raises:
+        hub.errors.Unsent: the source cannot be reached.
+        hub.errors.Misconfigured: an operator must act.
+    """
+
+    def take(self, partner: Partner, exchange: Exchange, mark: str) -> Iterator[FeedItem]:
+        """What is there, oldest first; ``mark`` is that of the last item that was committed, or empty."""
+        ...
+
+    def settle(self, partner: Partner, exchange: Exchange, item: FeedItem) -> None:
+        """The item is committed on our side: acknowledge it, move it away, or nothing."""
+        ...
+
+    def refuse(self, partner: Partner, exchange: Exchange, item: FeedItem, code: str) -> None:
+        """The item was refused for good and the refusal is committed: put it where the partner finds it."""
         ...
 
 

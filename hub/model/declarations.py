@@ -39,7 +39,11 @@ class AnswerRule:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One declared kind of traffic with a partner (``tax/clearance``)."""
+    """One declared kind of traffic with a partner (``tax/clearance``).
+
+    ``options`` are what only the exchange's protocol understands (a table's name, a folder, a queue); their closed schema
+    is ``schemas/declarations/options_<protocol>.json``.
+    """
 
     partner: str
     name: str
@@ -62,6 +66,7 @@ class Exchange:
     request: RequestLine | None = None
     query: RequestLine | None = None
     answer: AnswerRule | None = None
+    options: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
