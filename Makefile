@@ -13,13 +13,20 @@ ONLY ?=
 ENGINE ?= sqlite
 ARGS ?=
 
+# The production engines: PostgreSQL for the ledger and for Airflow (two databases), RabbitMQ for hints.
+ifeq ($(ENGINE),postgres)
+export DUKOU_DATABASE_URL ?= postgresql://postgres@127.0.0.1:5432/dukou
+export DUKOU_AIRFLOW_DATABASE_URL ?= postgresql://postgres@127.0.0.1:5432/dukou_airflow
+export DUKOU_BROKER_URL ?= amqp://guest:guest@127.0.0.1:5672//
+endif
+
 PY := .venv/bin/python
 DUKOU := .venv/bin/dukou
 PICKED := $(if $(ONLY),--only $(ONLY))
 
 help: ## 列出全部目标 / this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo '  变量 / variables: CASES=20 SCENARIO=main|all KEEP=1 (demo)  ONLY=gateway,courier,sandbox,airflow (up, down)  ENGINE=sqlite|postgres (bench)  ARGS=… (test)'
+	@echo '  变量 / variables: CASES=20 SCENARIO=main|all KEEP=1 (demo)  ONLY=gateway,courier,sandbox,airflow (up, down)  ENGINE=sqlite|postgres (demo, up)  ARGS=… (test)'
 
 setup: ## 安装依赖，准备数据库、密钥与演示凭据 / dependencies, databases, keys, demo credentials
 	@deploy/install run

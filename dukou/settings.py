@@ -131,6 +131,13 @@ class Settings(BaseModel):
             "Airflow's own folder: its database and password file.", "Airflow 自己的目录：数据库与口令文件。"
         ),
     )
+    airflow_database_url: str = Field(
+        default="",
+        json_schema_extra=_said(
+            "Airflow's own database: sqlite:////absolute/path or postgresql://…; never the ledger's.",
+            "Airflow 自己的数据库：sqlite:////绝对路径 或 postgresql://…，不得与台账共用。",
+        ),
+    )
     airflow_keep_h: int = Field(
         default=24,
         ge=1,
@@ -150,6 +157,7 @@ class Settings(BaseModel):
         var = root / Path(values.get("var") or "var")
         values |= {"root": root, "var": var, "airflow_home": root / (values.get("airflow_home") or var / "airflow")}
         values.setdefault("database_url", f"sqlite:///{var / 'dukou.db'}")
+        values.setdefault("airflow_database_url", f"sqlite:///{values['airflow_home'] / 'airflow.db'}")
         values.setdefault("keys", f"file:{var / 'keys' / 'keys.json'}")
         return values
 
@@ -160,7 +168,7 @@ class Settings(BaseModel):
             raise _wrong("holds no connectors/ folder", "目录下没有 connectors/")
         return root
 
-    @field_validator("database_url")
+    @field_validator("database_url", "airflow_database_url")
     @classmethod
     def _known_database(cls, url: str) -> str:
         scheme = url.partition("://")[0].partition("+")[0]
@@ -191,6 +199,12 @@ class Settings(BaseModel):
             raise _wrong("DUKOU_SANDBOX_PORT leaves no room for the partners' ports", "沙箱端口之后没有空余端口")
         if self.gateway_port == self.airflow_port or {self.gateway_port, self.airflow_port} & set(sandbox):
             raise _wrong("gateway, Airflow and sandbox ports overlap", "网关、Airflow、沙箱的端口互相冲突")
+        return self
+
+    @model_validator(mode="after")
+    def _databases_apart(self) -> Self:
+        if self.database_url == self.airflow_database_url:
+            raise _wrong("DUKOU_AIRFLOW_DATABASE_URL is the ledger's database", "Airflow 不得使用台账数据库")
         return self
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -14,7 +15,7 @@ from dukou.airflow.environment import USER, AirflowSecrets, create_secrets, envi
 from dukou.settings import Settings
 from hub.errors import Misconfigured
 from hub.security.keys import Keyring, create, key_path
-from hub.store.migrate import upgrade
+from hub.store.migrate import ensure_database, upgrade
 
 _FOLDERS = ("run", "log", "log/airflow", "keys", "demo", "sandbox", "anchors", "hints")
 _MIGRATE_LIMIT_S = 300
@@ -31,6 +32,7 @@ def prepare(settings: Settings) -> None:
     keyring = create(key_path(settings.keys), os.urandom)
     airflow = create_secrets(settings)
     migration = _start_airflow_migration(settings)
+    ensure_database(settings.database_url)
     upgrade(settings.database_url)
     if settings.environment != "production":
         _write_demo_credentials(settings, keyring, airflow)
@@ -65,8 +67,9 @@ def _write_demo_credentials(settings: Settings, keyring: Keyring, airflow: Airfl
 
 def _start_airflow_migration(settings: Settings) -> subprocess.Popen[bytes] | None:
     """Start `airflow db migrate` beside our own migration; nothing when this version has already migrated this database."""
-    database, stamp = settings.airflow_home / "airflow.db", settings.airflow_home / "migrated"
-    if database.exists() and stamp.exists() and stamp.read_text("utf-8") == _airflow_version():
+    stamp = settings.airflow_home / "migrated"
+    made = ensure_database(settings.airflow_database_url)
+    if not made and stamp.exists() and stamp.read_text("utf-8") == _stamp(settings):
         return None
     log = settings.var / "log" / "airflow-migrate.log"
     with log.open("wb") as file:
@@ -88,9 +91,13 @@ def _finish_airflow_migration(settings: Settings, migration: subprocess.Popen[by
             f"Airflow's database could not be migrated, see {log}",
             f"Airflow 数据库迁移失败，请看日志 {log}",
         )
-    (settings.airflow_home / "airflow.db").chmod(0o600)
-    (settings.airflow_home / "migrated").write_text(_airflow_version(), "utf-8")
+    file = settings.airflow_home / "airflow.db"
+    if file.exists():
+        file.chmod(0o600)
+    (settings.airflow_home / "migrated").write_text(_stamp(settings), "utf-8")
 
 
-def _airflow_version() -> str:
-    return importlib.metadata.version("apache-airflow-core")
+def _stamp(settings: Settings) -> str:
+    """Which Airflow migrated which database; the address may hold a password, so its digest stands for it."""
+    where = hashlib.sha256(settings.airflow_database_url.encode()).hexdigest()[:16]
+    return f"{importlib.metadata.version('apache-airflow-core')} {where}"

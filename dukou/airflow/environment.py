@@ -98,6 +98,7 @@ def environment(parent: Mapping[str, str], settings: Settings) -> dict[str, str]
     return clean(parent, settings) | {
         "AIRFLOW_HOME": str(settings.airflow_home),
         "AIRFLOW_CONFIG": str(settings.root / "airflow.cfg"),
+        **_database(settings.airflow_database_url),
         "AIRFLOW__API__PORT": str(settings.airflow_port),
         "AIRFLOW__API__BASE_URL": address,
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{address}/execution/",
@@ -105,6 +106,15 @@ def environment(parent: Mapping[str, str], settings: Settings) -> dict[str, str]
         "AIRFLOW__CORE__FERNET_KEY": known.fernet_key,
         "AIRFLOW__API__SECRET_KEY": known.secret_key,
     }
+
+
+def _database(url: str) -> dict[str, str]:
+    """Airflow's own database. On PostgreSQL one driver serves both its ways of connecting: ours."""
+    scheme, _, rest = url.partition("://")
+    if scheme.partition("+")[0] != "postgresql":
+        return {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": url}
+    ours = f"postgresql+psycopg://{rest}"
+    return {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": ours, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC": ours}
 
 
 def write_private(path: Path, text: str) -> None:

@@ -6,11 +6,40 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
 from hub.store.ledger import open_engine
 
 HERE = Path(__file__).resolve().parent / "migrations"
+
+
+def ensure_database(url: str) -> bool:
+    """Create the database of a PostgreSQL URL, or the folder of a SQLite one. True when it was not there.
+
+    The server's own ``postgres`` database is where databases are made; who may not make one gets it from the administrator
+    and is not asked here again.
+    """
+    parsed = make_url(url)
+    if parsed.drivername.startswith("sqlite"):
+        place = Path(parsed.database or "")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        return not place.exists()
+    engine = create_engine(
+        parsed.set(drivername="postgresql+psycopg", database="postgres"), isolation_level="AUTOCOMMIT"
+    )
+    try:
+        with engine.connect() as connection:
+            known = connection.execute(
+                text("SELECT 1 FROM pg_database WHERE datname = :name"), {"name": parsed.database}
+            )
+            if known.first() is not None:
+                return False
+            quoted = connection.dialect.identifier_preparer.quote(parsed.database or "")
+            connection.execute(text(f"CREATE DATABASE {quoted}"))
+            return True
+    finally:
+        engine.dispose()
 
 
 def upgrade(url: str) -> None:

@@ -34,9 +34,7 @@ STEPS = st.sampled_from(
     ["materials", "identity", "number", "tax", "distribution", "clearance", "forwarding", "registration", "unknown"]
 )
 FLAG = st.sampled_from(["1", "0", "2", ""])
-DOCUMENTS = st.fixed_dictionaries(
-    {}, optional={"HYJG": FLAG, "TYBM": st.just("TY1"), "WSZT": FLAG, "QSZT": FLAG}
-)
+DOCUMENTS = st.fixed_dictionaries({}, optional={"HYJG": FLAG, "TYBM": st.just("TY1"), "WSZT": FLAG, "QSZT": FLAG})
 MISSING = st.lists(st.sampled_from(["a", "b"]), unique=True).map(tuple)
 PEOPLE = (Opened, Corrected, Withdrawn)
 # Good news is frequent, so that random walks also reach the end.
@@ -93,8 +91,8 @@ def test_any_order(matter: Matter, parties: int, missing: tuple[str, ...], event
         try:
             outcome = advance(matter, case, event, at)
         except Refused as refusal:
-            assert refusal.code == "state_conflict"
-            assert isinstance(event, PEOPLE)
+            if refusal.code != "state_conflict" or not isinstance(event, PEOPLE):
+                raise
             continue
         begun.update((s.step, s.party) for s in outcome.sends if s.step)
         if not outcome.changed:

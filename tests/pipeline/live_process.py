@@ -32,9 +32,7 @@ from hub.validation.contracts import Contracts
 from tests.pipeline.scripted import ROOT, application
 
 # Short leases, so that a stopped process loses them soon; timeouts that fit into them.
-PACE = Pace(
-    lease=4_000, first_wait=30, longest_wait=300, courier_grace=300, poll_after=1_500, probe=200, give_up=10**9
-)
+PACE = Pace(lease=4_000, first_wait=30, longest_wait=300, courier_grace=300, poll_after=1_500, probe=200, give_up=10**9)
 
 
 def declarations() -> Declarations:

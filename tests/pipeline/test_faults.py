@@ -521,3 +521,17 @@ def test_polls_back_off(tmp_path: Path) -> None:
     assert 4 <= asked[-1] <= 12
     assert stage.hub.verify().ok
     stage.close()
+
+
+def test_a_dead_letter_is_mended_once_however_many_press(stage: Stage) -> None:
+    stage.wire.rules["tax/taxable_case"] = answers(Incoming(200, {"head": {"rtn_code": "7777"}}))
+    up_to(stage, "tax/taxable_case")
+    stage.drain(1)
+    (dead,) = stage.hub.reading.dead_letters("tax", 10)
+    mending = stage.hub.mending
+    with ThreadPoolExecutor(6) as pool:
+        futures = [pool.submit((mending.replay, mending.skip)[n % 2], dead["id"]) for n in range(6)]
+    errors = [future.exception() for future in futures]
+    assert errors.count(None) == 1, errors
+    assert {getattr(error, "code", type(error).__name__) for error in errors if error} == {"state_conflict"}
+    assert stage.hub.verify().ok

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DatabaseError
 
 import hub.store.ledger as ledger_module
 from hub.errors import Transient
-from hub.store import cases, ledger
+from hub.store import cases
 from hub.store.ledger import Collision, Ledger
 from hub.store.tables import counters, heartbeats
 
@@ -209,7 +209,7 @@ def test_the_writer_outlives_any_database_error(sqlite_url: str) -> None:
     def write() -> None:
         try:
             book.write(beat("lost"))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must be told
             told.append(error)
 
     caller = threading.Thread(target=write, daemon=True)
