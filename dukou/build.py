@@ -13,6 +13,7 @@ from connectors.hints import KombuHints
 from connectors.opening import open_wires
 from dukou.hinting import transport_options
 from dukou.settings import Settings
+from hub.errors import Misconfigured
 from hub.mapping import Mappings
 from hub.model.declarations import Partner
 from hub.model.identity import new_id
@@ -36,6 +37,8 @@ from hub.store.ledger import Ledger
 from hub.store.messages import ClaimRule
 from hub.validation.codes import Codes
 from hub.validation.contracts import Contracts
+
+LEASE_MARGIN_S = 3.0
 
 
 def wall_clock() -> int:
@@ -115,9 +118,10 @@ class Hub:
 
     def close(self) -> None:
         """Send the last hints and close every connection."""
-        stop = getattr(self.parts.hints, "close", None)
-        if stop is not None:
-            stop()
+        for part in (self.parts.hints, *self.parts.wires.values()):
+            stop = getattr(part, "close", None)
+            if stop is not None:
+                stop()
         self.parts.ledger.close()
 
 
@@ -143,6 +147,7 @@ def build(settings: Settings, *, clock: Clock = wall_clock, hints: Hints | None 
     contracts = Contracts(root, codes)
     mappings = Mappings(root, contracts, codes)
     declarations = Declarations.load(root)
+    _check_leases(declarations, pace_of(settings.retry_scale))
     ledger = Ledger(settings.database_url)
     envelope = Envelope(keyring, suite, os.urandom)
     parts = Parts(
@@ -161,6 +166,19 @@ def build(settings: Settings, *, clock: Clock = wall_clock, hints: Hints | None 
         pace=pace_of(settings.retry_scale),
     )
     return assemble(settings, keyring, parts)
+
+
+def _check_leases(declarations: Declarations, pace: Pace) -> None:
+    """A partner whose slowest answer outlives the lease would never be called: say so at the start."""
+    slow = [p.slug for p in declarations.partners() if (p.longest_s + LEASE_MARGIN_S) * 1000 > pace.lease]
+    if slow:
+        limit = pace.lease / 1000 - LEASE_MARGIN_S
+        named = ", ".join(slow)
+        raise Misconfigured(
+            "timeouts_too_long",
+            f"connect_s + 2 * read_s of {named} must stay below {limit:.0f} s",
+            f"{named} 的 connect_s + 2 * read_s 须小于 {limit:.0f} 秒",
+        )
 
 
 def assemble(settings: Settings, keyring: Keyring, parts: Parts) -> Hub:

@@ -81,6 +81,8 @@ JSON = click.option("--json", "as_json", is_flag=True, help="JSON Lines")
 @click.group(cls=Group)
 def main() -> None:
     """渡口 Dukou: 不动产登记数据交换枢纽 / data-exchange hub for real-estate registration."""
+    # Whatever we write is for this user alone.
+    os.umask(0o077)
 
 
 # Processes -------------------------------------------------------------------------------------------------------

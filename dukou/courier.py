@@ -6,6 +6,7 @@ import logging
 import signal
 import threading
 import time
+import traceback
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from connectors.hints import HintListener
@@ -14,6 +15,7 @@ from dukou.hinting import transport_options
 from hub.errors import Transient
 from hub.pipeline.deliver import Verdict
 from hub.store import ledger, messages
+from hub.store.ledger import RowMapping
 
 log = logging.getLogger(__name__)
 LISTEN_S = 0.25
@@ -82,8 +84,15 @@ class Courier:
         for row in self._hub.deliverer.claim(self._hub.rule("courier", partner, first_of_live=True), free):
             running.add(pool.submit(self._attempt, partner, row))
 
-    def _attempt(self, partner: str, row: object) -> Verdict:
-        verdict = self._hub.deliverer.attempt(row)  # type: ignore[arg-type]
+    def _attempt(self, partner: str, row: RowMapping) -> Verdict:
+        try:
+            verdict = self._hub.deliverer.attempt(row)
+        except Exception as error:
+            # Nobody waits for this thread's result. The text may be personal: kind and place only; the lease gives the
+            # message back.
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            log.error("attempt of %s failed: %s at %s:%s", row["id"], type(error).__name__, place.name, place.lineno)  # noqa: TRY400
+            raise
         if verdict.kind in ("retry", "unknown"):
             self._paused[partner] = time.monotonic() + self._hub.parts.pace.probe / 1000
         return verdict

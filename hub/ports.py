@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -19,13 +20,18 @@ class Clock(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """One attempt as a protocol sees it. ``document`` is the partner's own document (JSON-like)."""
+    """One attempt as a protocol sees it.
+
+    ``document`` is the partner's own document (JSON-like). ``until`` is when the lease ends, in seconds of
+    ``time.monotonic``: nothing may be begun that could still be under way then.
+    """
 
     partner: Partner
     exchange: Exchange
     delivery_id: str
     document: object
     purpose: Literal["send", "query"] = "send"
+    until: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +53,7 @@ class Transport(Protocol):
     """
 
     def __call__(self, outgoing: Outgoing) -> Incoming:
-        """Send, wait, answer. HTTP answers other than 2xx, 404, 409 and 422 are raised, those are given back."""
+        """Send, wait, answer. HTTP answers other than 2xx, 400, 404, 409 and 422 are raised, those are given back."""
         ...
 
 

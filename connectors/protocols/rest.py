@@ -91,9 +91,11 @@ class RestWire:
         line = _line(outgoing)
         scheme = self._scheme(outgoing.partner)
         presented = scheme.present(line.sid)
+        _in_time(outgoing)
         answer = self._send(self._call(outgoing, line, presented.headers))
         if answer.status == 401 and scheme.outdated(presented):
             presented = scheme.present(line.sid)
+            _in_time(outgoing)
             answer = self._send(self._call(outgoing, line, presented.headers))
         return self._understood(answer)
 
@@ -231,6 +233,12 @@ def _new_session(*, fresh: bool) -> requests.Session:
     if fresh:
         session.headers["Connection"] = "close"
     return session
+
+
+def _in_time(outgoing: Outgoing) -> None:
+    """Getting a working secret takes time too: what can no longer end within the lease is not begun."""
+    if time.monotonic() + outgoing.partner.longest_s > outgoing.until:
+        raise Unsent("lease_too_short", "the lease is nearly over", "租约即将到期")
 
 
 def _line(outgoing: Outgoing) -> RequestLine:

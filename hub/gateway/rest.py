@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
+from hub.errors import Refused
 from hub.gateway.asked import Answer, Asked, Signed, as_json
 from hub.gateway.codes import refusal
 from hub.gateway.desk import Desk
@@ -103,8 +105,15 @@ class Rest:
             raise _unknown("exchange_unknown", known[partner])
         require(signed, exchange)
         _plain(asked)
-        document = self._xml_document(asked, partner, exchange)
-        call = Call(signed.caller, partner, exchange, asked.raw, document, idempotency_key(asked))
+        call = Call(signed.caller, partner, exchange, asked.raw, None, idempotency_key(asked))
+        try:
+            document = self._xml_document(asked, partner, exchange)
+        except Refused as error:
+            # Kept like any other refused message: the sender is known, only its document is wrong.
+            asked.trace.handed = True
+            self._desk.reject(call, error)
+            raise
+        call = replace(call, document=document)
         return _exchanged(self._serve(asked, call))
 
     def _xml_document(self, asked: Asked, partner: str, exchange: str) -> Mapping[str, object] | None:

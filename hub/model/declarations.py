@@ -88,3 +88,8 @@ class Partner:
     auth: Mapping[str, object]
     exchanges: Mapping[str, Exchange]
     wsdl: str = ""
+
+    @property
+    def longest_s(self) -> float:
+        """The longest that one request may take: connect, wait for the answer's beginning, read it to its end."""
+        return self.connect_s + 2 * self.read_s

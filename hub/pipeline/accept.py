@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hub.cases.machine import Arrived, Corrected, Event, Opened, Withdrawn
-from hub.errors import Fault, Faults, Refused, Transient
+from hub.errors import Fault, Faults, Refused
 from hub.model.call import Call, Caller, Receipt
 from hub.model.declarations import Exchange
+from hub.model.documents import compact, pointed
 from hub.pipeline.casework import CaseFile, Casework, Move, materials, parties
 from hub.pipeline.parts import Parts, Vault, local_day
 from hub.store import bodies, cases, idempotency, ledger, messages
@@ -67,7 +68,7 @@ class Reception:
         """Accept one call.
 
         Raises:
-            Refused: with every fault; the refusal is in the ledger by then (except what could not be parsed).
+            Refused: with every fault; the refusal is in the ledger by then.
             Transient: ``busy``; nothing was written.
         """
         exchange = self._parts.declarations.exchange(call.partner, call.exchange)
@@ -150,14 +151,17 @@ class Reception:
 
     def _scope(self, arrival: Arrival, tenant: str) -> tuple[Scope, str]:
         exchange, address = arrival.exchange, self._parts.envelope.address
-        digest = address(_json(arrival.document), tenant)
+        digest = address(compact(arrival.document).encode(), tenant)
+        # A declared identity belongs to the partner, whichever of its callers brings it and also when it was fetched; a key
+        # belongs to the caller who chose it.
+        owner = f"partner:{exchange.partner}"
         if arrival.key:
-            chosen = f"key:{arrival.key}"
+            owner, chosen = arrival.caller, f"key:{arrival.key}"
         elif exchange.identity == "body":
             chosen = f"body:{digest}"
         else:
-            chosen = "identity:" + _json([_at(arrival.document, pointer) for pointer in exchange.identity]).decode()
-        return Scope(tenant, arrival.caller, exchange.key, address(chosen.encode(), tenant)), digest
+            chosen = "identity:" + compact([pointed(arrival.document, pointer) for pointer in exchange.identity])
+        return Scope(tenant, owner, exchange.key, address(chosen.encode(), tenant)), digest
 
     def _known(self, exchange: Exchange, scope: Scope, digest: str) -> Known:
         rows = self._parts.ledger.read(lambda c: idempotency.known(c, scope))
@@ -246,11 +250,11 @@ class Reception:
             body_digest=body.digest,
         )
         receipt = Receipt(message.id, "applied", "0000", row.no, *_case_answer(exchange, row))
-        answer = _json(
+        answer = compact(
             [receipt.message, receipt.state, receipt.code, receipt.case, receipt.case_state, list(receipt.missing)]
         )
 
-        entry = Entry(revision, digest, message.id, answer.decode())
+        entry = Entry(revision, digest, message.id, answer)
 
         def work(connection: Connection) -> Receipt:
             at = ledger.now(connection)
@@ -362,16 +366,3 @@ def _with_materials(application: object, correction: Mapping[str, object]) -> di
     names = {item["SJMC"] for item in brought}
     kept = [item for item in before["SJ"] if item["SJMC"] not in names]  # type: ignore[attr-defined]
     return {**before, "SJ": [*kept, *brought]}
-
-
-def _at(document: object, pointer: str) -> object:
-    for part in pointer.strip("/").split("/"):
-        document = document.get(part) if isinstance(document, Mapping) else None
-    return document
-
-
-def _json(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
-
-
-__all__ = ["Arrival", "Reception", "Transient"]

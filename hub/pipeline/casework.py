@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -11,6 +10,7 @@ from hub.cases.machine import CaseMemory, Event, Outcome, Send, StepMemory, adva
 from hub.cases.matter import Matter
 from hub.errors import Fault, Refused
 from hub.model.declarations import Exchange
+from hub.model.documents import compact
 from hub.model.identity import wire_id
 from hub.pipeline.parts import Parts, Vault, local_time
 from hub.security.envelope import CaseKey
@@ -89,7 +89,7 @@ class Casework:
 
     def seal(self, file: CaseFile, document: object) -> bodies.NewBody:
         """A document as a body under the case's key."""
-        return self._vault.seal(file.key, file.row.no, file.row.tenant, _json(document))
+        return self._vault.seal(file.key, file.row.no, file.row.tenant, compact(document).encode())
 
     def plan(self, file: CaseFile, event: Event, at: int) -> Move:
         """What the event does to the case.
@@ -157,7 +157,9 @@ class Casework:
         """
         exchange = self._parts.declarations.exchange(row["partner"], row["exchange"])
         document = self._made(exchange, self._vault.open_json(row["body_id"]))
-        return self._vault.seal(self._vault.key(row["case_no"]), row["case_no"], row["tenant"], _json(document))
+        return self._vault.seal(
+            self._vault.key(row["case_no"]), row["case_no"], row["tenant"], compact(document).encode()
+        )
 
     def _made(self, exchange: Exchange, view: object) -> object:
         """The partner's document, mapped and checked."""
@@ -189,7 +191,7 @@ class Casework:
         except Refused as error:
             # The view is kept in the place of the document: a replay makes the document from it, and sends no other.
             document, state, reason = view, "dead", error.code
-        body = self._vault.seal(file.key, file.row.no, file.row.tenant, _json(document))
+        body = self._vault.seal(file.key, file.row.no, file.row.tenant, compact(document).encode())
         message = messages.NewMessage(
             id=message_id,
             tenant=file.row.tenant,
@@ -320,7 +322,3 @@ def _row_after(row: CaseRow, outcome: Outcome, at: int) -> CaseRow:
 def _documents(row: CaseRow) -> dict[str, str]:
     documents = row.data.get("documents")
     return dict(documents) if isinstance(documents, Mapping) else {}
-
-
-def _json(document: object) -> bytes:
-    return json.dumps(document, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Mapping
 from functools import partial
 
-from hub.errors import Misconfigured, Refused, Transient, Unsent
+from hub.errors import Broken, Misconfigured, Refused, Transient, Unsent
 from hub.model.declarations import Exchange, Partner
 from hub.model.identity import wire_id
 from hub.model.views import DrainReport
@@ -19,6 +20,7 @@ from hub.ports import Outgoing
 from hub.store import cases, ledger
 from hub.store.cases import CaseRow
 
+log = logging.getLogger(__name__)
 LONGEST_POLLS = 60
 
 
@@ -37,13 +39,12 @@ class Collector:
         until = time.monotonic() + seconds
         tally = {"claimed": 0, "collected": 0, "waiting": 0, "dead": 0}
         down = False
-        for row in self._parts.ledger.read(lambda c: cases.waiting_for(c, partner_slug)):
-            query = self._open_query(row)
-            if query is None or down or time.monotonic() > until or not self._poll_now(row, query):
+        for owed in self._owed(partner_slug):
+            query = self._open_query(owed.case)
+            if query is None or down or time.monotonic() > until or not self._poll_now(owed, query):
                 continue
             tally["claimed"] += 1
-            exchange = self._parts.declarations.exchange(partner.slug, query.partition("/")[2])
-            verdict = self._fetch(partner, exchange, row)
+            verdict = self._fetch_safely(partner, query, owed.case)
             down = verdict.code == "partner_unreachable"
             tally[{"done": "collected", "dead": "dead"}.get(verdict.kind, "waiting")] += 1
         return DrainReport(partner_slug, **tally, down=down)
@@ -58,19 +59,30 @@ class Collector:
             return None
         return step.query
 
-    def _poll_now(self, row: CaseRow, query: str) -> bool:
-        """Whether to ask now. Each time is twice as far away as the last: a clearance may rightly take days."""
+    def _owed(self, partner: str) -> list[cases.Owed]:
+        now = self._parts.clock()
+        before = now - self._parts.pace.poll_after
+        return self._parts.ledger.read(partial(cases.owed, partner=partner, before=before, now=now))
+
+    def _poll_now(self, owed: cases.Owed, query: str) -> bool:
+        """Note that the case is asked for now. Each time is twice as far away as the last: a clearance may rightly take days."""
         poll_after, now = self._parts.pace.poll_after, self._parts.clock()
-        times, due_at = self._parts.ledger.read(partial(cases.poll_due, case_no=row.no, exchange=query))
-        if now < due_at:
-            return False
-        wait = min(poll_after * 2**times, LONGEST_POLLS * poll_after)
-        note = partial(cases.note_poll, case_no=row.no, exchange=query, times=times + 1, due_at=now + wait)
+        wait = min(poll_after * 2**owed.times, LONGEST_POLLS * poll_after)
+        note = partial(cases.note_poll, case_no=owed.case.no, exchange=query, times=owed.times + 1, due_at=now + wait)
         try:
             self._parts.ledger.write(note)
         except ledger.Collision:
             return False  # another collector asks at this moment
         return True
+
+    def _fetch_safely(self, partner: Partner, query: str, row: CaseRow) -> Verdict:
+        """One case's trouble must not keep the others from being asked for."""
+        try:
+            exchange = self._parts.declarations.exchange(partner.slug, query.partition("/")[2])
+            return self._fetch(partner, exchange, row)
+        except (Broken, Misconfigured, Refused) as error:
+            log.warning("case %s cannot be asked for: %s", row.no, error.code)
+            return Verdict("dead", error.code)
 
     def _fetch(self, partner: Partner, exchange: Exchange, row: CaseRow) -> Verdict:
         file = self._casework.load(row)

@@ -7,11 +7,12 @@ import logging
 import time
 from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hub.cases.machine import Delivered, Died, Event, RefusedBy
 from hub.errors import Broken, Misconfigured, Refused, Transient, Unsent
 from hub.model.declarations import AnswerRule, Exchange, Partner
+from hub.model.documents import pointed
 from hub.model.identity import wire_id
 from hub.model.views import DrainReport
 from hub.pipeline.casework import Casework, Move
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 OK = range(200, 300)
 MISSING = 404
 TRIES = 12
-SENDING_MARGIN_MS = 1_000
+LEASE_TOO_SHORT = "lease_too_short"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,20 +84,20 @@ class Deliverer:
         """Take back messages whose lease ran out: nobody knows what their worker did. Returns how many."""
         rows = self._parts.ledger.read(lambda c: messages.expired(c, ledger.now(c), partner))
         for row in rows:
-            exchange = self._parts.declarations.exchange(row["partner"], row["exchange"])
             try:
-                self._record(exchange, row, Verdict("lost", "worker_lost"))
+                self._record(row, Verdict("lost", "worker_lost"))
             except ledger.StaleLease:
                 continue  # its worker came back, or another process was quicker
+            except (Broken, Misconfigured, Refused) as error:
+                # One row that cannot be taken back must not keep the others.
+                log.warning("message %s cannot be taken back: %s", row["id"], error.code)
         return len(rows)
 
     def attempt(self, row: RowMapping) -> Verdict:
         """Make the attempt that this lease stands for and record how it ended."""
-        exchange = self._parts.declarations.exchange(row["partner"], row["exchange"])
-        partner = self._parts.declarations.partner(row["partner"])
         try:
-            verdict = self._send(partner, exchange, row)
-            self._record(exchange, row, verdict)
+            verdict = self._send(row)
+            self._record(row, verdict)
         except ledger.StaleLease:
             # Somebody else holds the message: what we did is known to the partner under the same delivery id.
             log.warning("lease lost: message %s", row["id"])
@@ -105,37 +106,40 @@ class Deliverer:
 
     # Sending -----------------------------------------------------------------------------------------------------
 
-    def _send(self, partner: Partner, exchange: Exchange, row: RowMapping) -> Verdict:
+    def _send(self, row: RowMapping) -> Verdict:
         try:
+            exchange = self._parts.declarations.exchange(row["partner"], row["exchange"])
+            partner = self._parts.declarations.partner(row["partner"])
             document = self._vault.open_json(row["body_id"])
             asks_first = exchange.redelivery == "query_first" and self._may_have_arrived(row)
-            if not asks_first and not self._time_left(partner, row):
-                return Verdict("retry", "lease_too_short", wait_ms=0)
+            until = self._until(row)
         except Transient as error:
             # Our own database, not the partner: nothing has been sent.
             return Verdict("retry", error.code, wait_ms=_asked_wait(error))
-        except Broken as error:
+        except (Broken, Refused) as error:
             return Verdict("dead", error.code, error.code)
-        return self._call(partner, exchange, row, document, asks_first=asks_first)
+        return self._call(
+            partner, Outgoing(partner, exchange, wire_id(row["id"]), document, until=until), asks_first=asks_first
+        )
 
-    def _call(
-        self, partner: Partner, exchange: Exchange, row: RowMapping, document: object, *, asks_first: bool
-    ) -> Verdict:
+    def _call(self, partner: Partner, outgoing: Outgoing, *, asks_first: bool) -> Verdict:
+        exchange = outgoing.exchange
         try:
             if asks_first:
-                arrived = self._ask_first(partner, exchange, row, document)
+                _lease_holds(outgoing)
+                arrived = self._ask_first(outgoing)
                 if arrived is not None:
                     return arrived
-                if not self._time_left(partner, row):
-                    return Verdict("retry", "lease_too_short", wait_ms=0)
-            incoming = self._wire(exchange)(Outgoing(partner, exchange, wire_id(row["id"]), document))
+            _lease_holds(outgoing)
+            incoming = self._wire(exchange)(outgoing)
         except Unsent as error:
-            self._note_health(partner.slug, up=False, code=error.code)
+            if error.code != LEASE_TOO_SHORT:
+                self._note_health(partner.slug, up=False, code=error.code)
             return Verdict("retry", error.code, wait_ms=_asked_wait(error))
         except Transient as error:
             self._note_health(partner.slug, up=False, code=error.code)
             return Verdict("unknown", error.code, wait_ms=_asked_wait(error))
-        except Misconfigured as error:
+        except (Misconfigured, Broken) as error:
             return Verdict("dead", error.code, error.code)
         self._note_health(partner.slug, up=True, code="")
         return self.read_answer(exchange, incoming)
@@ -148,19 +152,19 @@ class Deliverer:
             )
         return wire
 
-    def _time_left(self, partner: Partner, row: RowMapping) -> bool:
-        """Whether the lease outlives the slowest answer: a worker that slept must not send on another's time."""
-        at = self._parts.ledger.read(ledger.now)
-        needed = int((partner.connect_s + partner.read_s) * 1000) + SENDING_MARGIN_MS
-        return int(row["lease_until"]) - at >= needed
+    def _until(self, row: RowMapping) -> float:
+        """When the lease ends, on this process's monotonic clock: the database's clock says how much of it is left."""
+        left_ms = int(row["lease_until"]) - self._parts.ledger.read(ledger.now)
+        return time.monotonic() + left_ms / 1000
 
     def _may_have_arrived(self, row: RowMapping) -> bool:
         """Whether any attempt left it open: a question that failed since does not close it."""
         return self._parts.ledger.read(lambda c: messages.ever_ended(c, row["id"], ("unknown", "lost")))
 
-    def _ask_first(self, partner: Partner, exchange: Exchange, row: RowMapping, document: object) -> Verdict | None:
+    def _ask_first(self, outgoing: Outgoing) -> Verdict | None:
         """Ask whether an earlier attempt arrived: the answer to it, or ``None`` when it did not."""
-        incoming = self._wire(exchange)(Outgoing(partner, exchange, wire_id(row["id"]), document, "query"))
+        exchange = outgoing.exchange
+        incoming = self._wire(exchange)(replace(outgoing, purpose="query"))
         if incoming.status == MISSING:
             return None
         if incoming.status not in OK:
@@ -203,8 +207,8 @@ class Deliverer:
 
     # Recording ---------------------------------------------------------------------------------------------------
 
-    def _record(self, exchange: Exchange, row: RowMapping, verdict: Verdict) -> None:
-        result = self._outcome(exchange, row, verdict)
+    def _record(self, row: RowMapping, verdict: Verdict) -> None:
+        result = self._outcome(row, verdict)
         event = _case_event(row, verdict, result)
         for _ in range(TRIES):
             move, answer = self._plan(row, event, verdict)
@@ -226,7 +230,9 @@ class Deliverer:
                 self._parts.ledger.write(work)
             except ledger.Collision:
                 continue
-            for partner in {row["partner"], *(move.partners if move else ())}:
+            # Who stands behind a message that is over may go now; nobody else has news.
+            freed = {row["partner"]} if result.state not in ("waiting", "dead") else set()
+            for partner in freed | (move.partners if move else frozenset()):
                 self._parts.hints("courier", partner)
             return
         raise ledger.busy()
@@ -249,7 +255,7 @@ class Deliverer:
             return None, answer
         return self._casework.plan(self._casework.load(case), event, self._parts.clock()), answer
 
-    def _outcome(self, exchange: Exchange, row: RowMapping, verdict: Verdict) -> Outcome:
+    def _outcome(self, row: RowMapping, verdict: Verdict) -> Outcome:
         asks = row["direction"] == "ask"
         if verdict.kind == "done":
             return Outcome("done", verdict.code, "answered" if asks else "delivered")
@@ -257,29 +263,29 @@ class Deliverer:
             return Outcome(
                 "refused", verdict.code, "failed" if asks else "refused", verdict.reason or "partner_refused"
             )
-        reason = self._end(exchange, row, verdict)
+        reason = self._end(row, verdict)
         if reason:
             return Outcome(verdict.kind, verdict.code, "dead", reason)
         outcome = verdict.kind if verdict.kind in ("unknown", "lost") else "unsent"
         wait_ms = 0 if verdict.kind == "lost" else self._wait(row, verdict)
         return Outcome(outcome, verdict.code, "waiting", verdict.code, wait_ms)
 
-    def _end(self, exchange: Exchange, row: RowMapping, verdict: Verdict) -> str:
+    def _end(self, row: RowMapping, verdict: Verdict) -> str:
         """Why the message becomes a dead letter now, or empty while it may be tried again."""
         if verdict.kind == "dead":
             return verdict.reason
-        if verdict.kind in ("unknown", "lost") and exchange.redelivery == "manual":
+        if verdict.kind in ("unknown", "lost") and row["redelivery"] == "manual":
             return "outcome_unknown"
         too_old = self._parts.clock() - int(row["created"]) > self._parts.pace.give_up
         return "retries_exhausted" if too_old else ""
 
     def _wait(self, row: RowMapping, verdict: Verdict) -> int:
-        """Backoff with jitter; what the partner asked for (``Retry-After``) comes first."""
+        """Backoff with jitter, or what the partner asked for (``Retry-After``) when that is longer."""
         pace = self._parts.pace
-        if verdict.wait_ms >= 0:
-            return min(verdict.wait_ms, pace.longest_wait)
         doubled = min(pace.first_wait * 2 ** min(int(row["attempts"]) - 1, 20), pace.longest_wait)
-        return int(doubled * (0.75 + self._parts.chance.random() / 2))
+        own = int(doubled * (0.75 + self._parts.chance.random() / 2))
+        # What the partner asked for comes first, but "at once" is no reason to call it in a loop.
+        return min(max(verdict.wait_ms, own), pace.longest_wait)
 
     def _note_health(self, partner: str, *, up: bool, code: str) -> None:
         """Write a partner's health when it changes, and every ten seconds while it does not."""
@@ -299,6 +305,12 @@ class Deliverer:
 _TALLY = {"done": "delivered", "refused": "refused", "dead": "dead"}
 
 
+def _lease_holds(outgoing: Outgoing) -> None:
+    """A worker that slept must not send on another's time: the lease has to outlive the slowest answer."""
+    if time.monotonic() + outgoing.partner.longest_s > outgoing.until:
+        raise Unsent(LEASE_TOO_SHORT, "the lease is nearly over", "租约即将到期")
+
+
 def _asked_wait(error: Transient) -> int:
     return -1 if error.retry_after_s is None else int(error.retry_after_s * 1000)
 
@@ -314,10 +326,3 @@ def _case_event(row: RowMapping, verdict: Verdict, result: Outcome) -> Event | N
     if result.state == "dead":
         return Died(row["step"], result.reason)
     return None
-
-
-def pointed(document: object, pointer: str) -> object:
-    """The value at a JSON Pointer, or ``None``."""
-    for part in pointer.strip("/").split("/"):
-        document = document.get(part) if isinstance(document, Mapping) else None
-    return document

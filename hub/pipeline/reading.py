@@ -63,19 +63,17 @@ class Reading:
         )
         if strangers:
             raise Refused("field_unknown", strangers[0].en, strangers[0].zh, 422, strangers)
-        numbers = self._found_by_person(caller, criteria)
         wanted = Filter(
             tenants=caller.tenants,
-            exchange=str(criteria.get("exchange", "")),
-            state=str(criteria.get("state", "")),
-            case_no=str(criteria.get("case", "")),
+            own=(caller.name, caller.partner),
+            cases=self._found_by_person(caller, criteria),
+            exchange=_text(criteria, "exchange"),
+            state=_text(criteria, "state"),
+            case_no=_text(criteria, "case"),
             since=_integer(criteria, "since", 0),
             limit=min(max(_integer(criteria, "limit", 100), 1), LONGEST),
         )
-        rows = self._parts.ledger.read(lambda c: messages.listing(c, wanted))
-        return [
-            message_view(row) for row in rows if _own(row, caller) and (numbers is None or row["case_no"] in numbers)
-        ]
+        return [message_view(row) for row in self._parts.ledger.read(lambda c: messages.listing(c, wanted))]
 
     def messages(self, wanted: Filter) -> list[MessageView]:
         """Messages for operators."""
@@ -133,16 +131,24 @@ class Reading:
             raise Refused("case_unknown", "no such case", "无此办件", 404)
         return row
 
-    def _found_by_person(self, caller: Caller, criteria: Mapping[str, object]) -> frozenset[str] | None:
+    def _found_by_person(self, caller: Caller, criteria: Mapping[str, object]) -> tuple[str, ...] | None:
         """Numbers of cases that name this person, by the blind index alone; ``None`` when no person was asked for."""
         found: frozenset[str] | None = None
         for kind in KINDS:
-            value = criteria.get(kind)
-            if isinstance(value, str) and value:
+            value = _text(criteria, kind)
+            if value:
                 tokens = self._parts.blind.tokens(kind, value)
                 hits = self._parts.ledger.read(partial(cases.find, tenants=caller.tenants, kind=kind, tokens=tokens))
                 found = frozenset(hits) if found is None else found & frozenset(hits)
-        return found
+        return None if found is None else tuple(sorted(found))
+
+
+def _text(criteria: Mapping[str, object], name: str) -> str:
+    value = criteria.get(name, "")
+    if not isinstance(value, str):
+        fault = Fault(f"/{name}", "field_type", "a string is expected", "应为字符串")
+        raise Refused("field_type", fault.en, fault.zh, 422, (fault,))
+    return value
 
 
 def _integer(criteria: Mapping[str, object], name: str, default: int) -> int:

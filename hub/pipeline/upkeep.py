@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
@@ -17,7 +18,6 @@ from hub.pipeline.parts import Parts
 from hub.store import cases, idempotency, ledger, messages, seals, signs
 from hub.store.cases import CaseRow
 from hub.store.ledger import Connection
-from hub.store.messages import Filter
 from hub.store.seals import Discrepancy, Seal
 
 KEEP_KEYS_MS = 400 * 24 * 3_600_000
@@ -37,18 +37,16 @@ class Upkeep:
     def reconcile(self, partner: str) -> dict[str, int]:
         """Take back lost leases of the partner and mark cases that wait for it longer than their deadline."""
         recovered = self._deliverer.recover(partner)
-        overdue = sum(
-            self._mark_overdue(row) for row in self._parts.ledger.read(lambda c: cases.waiting_for(c, partner))
+        now = self._parts.clock()
+        rows = self._parts.ledger.read(
+            partial(cases.overdue_candidates, partner=partner, before=now - self._parts.pace.hour)
         )
-        dead = len(
-            self._parts.ledger.read(lambda c: messages.listing(c, Filter(partner=partner, state="dead", limit=10_000)))
-        )
-        waiting = len(
-            self._parts.ledger.read(
-                lambda c: messages.listing(c, Filter(partner=partner, state="waiting", limit=10_000))
-            )
-        )
-        return {"recovered": recovered, "overdue": overdue, "dead": dead, "waiting": waiting}
+        overdue = sum(self._mark_overdue(row) for row in rows)
+        counted = {
+            state: self._parts.ledger.read(partial(messages.in_state, partner=partner, state=state))
+            for state in ("dead", "waiting")
+        }
+        return {"recovered": recovered, "overdue": overdue, **counted}
 
     def sweep(self) -> dict[str, int]:
         """Take back lost leases of everyone and wake whoever has work: a hint may have been lost."""
@@ -68,10 +66,10 @@ class Upkeep:
 
     def polled_partners(self) -> list[str]:
         """Partners that owe a result for so long that it should be fetched."""
-        before = self._parts.clock() - self._parts.pace.poll_after
-        owing = self._parts.ledger.read(partial(cases.long_waited_for, before=before))
+        now = self._parts.clock()
+        found = self._parts.ledger.read(partial(cases.owing, before=now - self._parts.pace.poll_after, now=now))
         fetching = {item.partner for item in self._parts.declarations.exchanges() if item.direction == "fetch"}
-        return [partner for partner in owing if partner in fetching]
+        return [partner for partner in found if partner in fetching]
 
     def prune(self) -> dict[str, int]:
         """Forget idempotency keys after four hundred days: longer than the year that logs must be kept."""
@@ -101,8 +99,13 @@ class Upkeep:
         if not missing:
             return 0
         self._anchors.parent.mkdir(parents=True, exist_ok=True)
-        _cut_torn_line(self._anchors)
+        self._anchors.touch(mode=0o600)
         with self._anchors.open("a", encoding="utf-8") as file:
+            # One sealer at a time: another's unfinished line must not be taken for a torn one.
+            fcntl.flock(file, fcntl.LOCK_EX)
+            known = read_anchors(self._anchors)
+            missing = [item for item in missing if item.no not in known]
+            _cut_torn_line(self._anchors)
             file.writelines(item.anchor + "\n" for item in missing)
             file.flush()
             os.fsync(file.fileno())

@@ -84,5 +84,21 @@ def check_matters(root: Path, declarations: Declarations) -> tuple[list[Fault], 
         if (matter.name, matter.version) in found:
             faults.append(Fault(f"/{path.name}", "declaration_invalid", "this version exists twice", "版本重复"))
         faults.extend(check_matter(matter, exchanges))
+        faults.extend(_unrevisable(matter, declarations))
         found[matter.name, matter.version] = matter
     return faults, found
+
+
+def _unrevisable(matter: Matter, declarations: Declarations) -> list[Fault]:
+    """A guarded report may come negative first: without ``revision`` the positive one would be a conflict for ever."""
+    guarded = {step.event for step in matter.steps.values() if step.kind == "await" and step.guard}
+    return [
+        Fault(
+            f"/{matter.name}/{exchange.key}",
+            "matter_invalid",
+            f"its event `{exchange.event}` is guarded, so the exchange must declare `revision: true`",
+            f"事件 `{exchange.event}` 带有判定, 该交换须声明 `revision: true`",
+        )
+        for exchange in declarations.exchanges()
+        if exchange.event in guarded and not exchange.revision
+    ]

@@ -6,6 +6,7 @@ import base64
 import binascii
 import contextlib
 import os
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,9 +70,15 @@ class Keyring:
         """Read a key file.
 
         Raises:
-            Misconfigured: ``keys_missing``, ``keys_unreadable``, or ``keys_incomplete`` with everything that is wrong.
+            Misconfigured: ``keys_missing``, ``keys_unreadable``, ``keys_exposed`` (not mode 0600), or ``keys_incomplete`` with everything that is wrong.
         """
         try:
+            if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+                raise Misconfigured(
+                    "keys_exposed",
+                    f"Others may read or write {path}: chmod 600 it.",
+                    f"密钥文件 {path} 对他人可读或可写，请执行 chmod 600。",
+                )
             document = orjson.loads(path.read_bytes())
         except FileNotFoundError:
             raise Misconfigured("keys_missing", f"There is no key file at {path}.", f"没有密钥文件 {path}。") from None
@@ -179,7 +186,7 @@ class _Reading:
         profile = root.get("profile", PROFILES[0])
         if profile not in PROFILES:
             self._note(f"{path}/profile", "is neither dukou nor national", "既非 dukou 也非 national")
-        if not isinstance(tenants, list) or not all(isinstance(item, str) for item in tenants):
+        if not isinstance(tenants, list) or not tenants or not all(isinstance(item, str) for item in tenants):
             self._note(f"{path}/tenants", "is missing", "缺少")
             tenants = []
         return Caller(

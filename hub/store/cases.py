@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection, RowMapping, func, insert, select, text, update
 
+from hub.model.documents import compact
 from hub.store import events
 from hub.store.ledger import Collision
-from hub.store.tables import blind_index, cases, counters, polls
+from hub.store.tables import blind_index, cases, polls
 
 PROJECTED = (
     "unified_no",
@@ -45,7 +47,7 @@ class CaseRow:
     updated: int
 
 
-def from_row(row: RowMapping) -> CaseRow:
+def from_row(row: RowMapping | Mapping[str, Any]) -> CaseRow:
     """A database row as a value."""
     return CaseRow(**{**row, "data": json.loads(row["data"])})
 
@@ -87,7 +89,7 @@ def _columns(case: CaseRow, at: int) -> dict[str, object]:
         "waiting_for": case.waiting_for,
         "reason": case.reason,
         "version": case.version,
-        "data": events.canonical(case.data),
+        "data": compact(case.data),
         "updated": at,
     }
 
@@ -100,13 +102,6 @@ def get(connection: Connection, no: str) -> CaseRow | None:
     return None if row is None else from_row(row)
 
 
-def poll_due(connection: Connection, case_no: str, exchange: str) -> tuple[int, int]:
-    """How often a case's result has been asked for, and from when on it may be again (0: never asked)."""
-    query = select(polls.c.times, polls.c.due_at).where(polls.c.case_no == case_no, polls.c.exchange == exchange)
-    row = connection.execute(query).first()
-    return (0, 0) if row is None else (int(row.times), int(row.due_at))
-
-
 def note_poll(connection: Connection, case_no: str, exchange: str, times: int, due_at: int) -> None:
     """A case's result was asked for; the next time is not before ``due_at``."""
     wanted = (polls.c.case_no == case_no, polls.c.exchange == exchange)
@@ -114,21 +109,45 @@ def note_poll(connection: Connection, case_no: str, exchange: str, times: int, d
         connection.execute(insert(polls).values(case_no=case_no, exchange=exchange, times=times, due_at=due_at))
 
 
-def long_waited_for(connection: Connection, before: int) -> list[str]:
-    """Partners for which some running case has waited since before a time."""
-    query = select(cases.c.waiting_for).where(cases.c.state == "running", cases.c.updated <= before).distinct()
-    return sorted(str(partner) for partner in connection.execute(query).scalars())
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """A running case that waits for a partner, and how often its result was asked for."""
+
+    case: CaseRow
+    times: int
+    due_at: int
 
 
-def waiting_for(connection: Connection, partner: str, limit: int = 500) -> list[CaseRow]:
-    """Running cases that wait for a partner, longest first."""
+def owed(connection: Connection, partner: str, before: int, now: int, limit: int = 500) -> list[Owed]:
+    """Cases that have stood since before a time and may be asked for now: never asked first, then the longest due."""
+    due_at = func.coalesce(func.max(polls.c.due_at), 0)
+    times = func.coalesce(func.max(polls.c.times), 0)
     query = (
-        select(cases)
-        .where(cases.c.waiting_for == partner, cases.c.state == "running")
-        .order_by(cases.c.updated)
+        select(cases, times.label("poll_times"), due_at.label("poll_due"))
+        .outerjoin(polls, (polls.c.case_no == cases.c.no) & polls.c.exchange.startswith(f"{partner}/", autoescape=True))
+        .where(cases.c.state == "running", cases.c.waiting_for == partner, cases.c.updated <= before)
+        .group_by(cases.c.no)
+        .having(due_at <= now)
+        .order_by(due_at, cases.c.updated)
         .limit(limit)
     )
-    return [from_row(row) for row in connection.execute(query).mappings()]
+    found = []
+    for row in connection.execute(query).mappings():
+        columns = {name: row[name] for name in cases.c.keys()}  # noqa: SIM118 - a column collection is no mapping
+        found.append(Owed(from_row(columns), int(row["poll_times"]), int(row["poll_due"])))
+    return found
+
+
+def owing(connection: Connection, before: int, now: int) -> list[str]:
+    """Partners for which some case may be asked for now."""
+    found = select(cases.c.waiting_for).where(cases.c.state == "running").distinct()
+    return sorted(p for p in connection.execute(found).scalars() if p and owed(connection, str(p), before, now, 1))
+
+
+def overdue_candidates(connection: Connection, partner: str, before: int, limit: int = 2000) -> list[CaseRow]:
+    """Running cases that have waited for a partner since before a time, longest first."""
+    query = select(cases).where(cases.c.state == "running", cases.c.waiting_for == partner, cases.c.updated <= before)
+    return [from_row(row) for row in connection.execute(query.order_by(cases.c.updated).limit(limit)).mappings()]
 
 
 def listing(connection: Connection, tenants: Sequence[str] | None, state: str = "", limit: int = 200) -> list[CaseRow]:
@@ -154,12 +173,6 @@ def draw(connection: Connection, name: str, step: int = 1) -> int:
         " ON CONFLICT (name) DO UPDATE SET value = counters.value + :step RETURNING value"
     )
     return int(connection.execute(grown, {"name": name, "step": step}).scalar_one())
-
-
-def counted(connection: Connection, prefix: str) -> dict[str, int]:
-    """Counters whose name begins so."""
-    query = select(counters.c.name, counters.c.value).where(counters.c.name.startswith(prefix, autoescape=True))
-    return {str(name): int(value) for name, value in connection.execute(query)}
 
 
 def index(connection: Connection, tenant: str, case_no: str, tokens: Sequence[tuple[str, str, str]]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, RowMapping, insert, select, text
 
+from hub.model.documents import compact
 from hub.model.identity import new_id
 from hub.store.tables import events
 
@@ -24,11 +25,6 @@ class NewEvent:
     content: Mapping[str, object]
     body_id: str = ""
     body_digest: str = ""
-
-
-def canonical(value: object) -> str:
-    """JSON with sorted keys and no blanks: one text for one value."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 FIELDS = ("pos", "id", "at", "kind", "tenant", "message_id", "case_no", "content", "body_id", "body_digest")
@@ -62,7 +58,7 @@ def append(connection: Connection, at: int, new: Sequence[NewEvent]) -> None:
             "tenant": item.tenant,
             "message_id": item.message_id,
             "case_no": item.case_no,
-            "content": canonical(item.content),
+            "content": compact(item.content),
             "body_id": item.body_id,
             "body_digest": item.body_digest,
         }
@@ -82,10 +78,4 @@ def _places(connection: Connection, count: int) -> list[int]:
 def of_case(connection: Connection, case_no: str) -> list[RowMapping]:
     """Every event of a case in order."""
     found = connection.execute(select(events).where(events.c.case_no == case_no).order_by(events.c.pos))
-    return list(found.mappings())
-
-
-def of_message(connection: Connection, message_id: str) -> list[RowMapping]:
-    """Every event of a message in order."""
-    found = connection.execute(select(events).where(events.c.message_id == message_id).order_by(events.c.pos))
     return list(found.mappings())

@@ -41,12 +41,15 @@ def busy() -> Transient:
 def open_engine(url: str, *, writer: bool = False) -> Engine:
     """An engine with the ledger's settings; it opens nothing until used."""
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_size=10, max_overflow=10, pool_pre_ping=True)
+        return create_engine(url, pool_size=10, max_overflow=10, pool_pre_ping=True, hide_parameters=True)
     # A connection stays in the thread that made it: the reader pool hands one to one thread at a time.
     engine = create_engine(
         url,
         poolclass=NullPool if writer else QueuePool,
+        # Values of a statement may be personal or a key: no exception may carry them.
+        hide_parameters=True,
         connect_args={"timeout": BUSY_MS / 1000, "check_same_thread": False},
+        **({} if writer else {"pool_size": 16, "max_overflow": 16}),
     )
 
     @event.listens_for(engine, "connect")

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, exists, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    and_,
+    exists,
+    func,
+    insert,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 
 from hub.model.identity import wire_id
 from hub.model.states import BLOCKING, CLAIMABLE
@@ -127,6 +139,14 @@ def get(connection: Connection, message_id: str) -> RowMapping | None:
     return connection.execute(select(messages).where(messages.c.id == message_id)).mappings().first()
 
 
+def lock(connection: Connection, message_id: str) -> RowMapping | None:
+    """One message, held against every other transaction until this one ends."""
+    query = select(messages).where(messages.c.id == message_id)
+    if connection.dialect.name != "sqlite":
+        query = query.with_for_update()
+    return connection.execute(query).mappings().first()
+
+
 @dataclass(frozen=True, slots=True)
 class ClaimRule:
     """Which messages a worker may take.
@@ -150,6 +170,12 @@ class ClaimRule:
     without: tuple[str, ...] = ()
 
 
+# Literals, not bound values: a partial index serves only a query that says what the index says.
+_CLAIMABLE: tuple[ColumnElement[str], ...] = tuple(literal_column(f"'{state}'") for state in CLAIMABLE)
+# An attempt that ended so may have reached the partner: also one whose answer we could not read as declared.
+MAY_HAVE_ARRIVED = ("done", "unknown", "lost", "refused", "dead")
+
+
 def _due(at: int) -> ColumnElement[bool]:
     """Due now, with nothing unfinished before it in its (partner, case): this is what keeps the order."""
     earlier = messages.alias("earlier")
@@ -160,7 +186,7 @@ def _due(at: int) -> ColumnElement[bool]:
         earlier.c.seq > 0,
         earlier.c.state.in_(BLOCKING),
     )
-    return and_(messages.c.state.in_(CLAIMABLE), messages.c.due_at <= at, or_(messages.c.case_no == "", ~blocked))
+    return and_(messages.c.state.in_(_CLAIMABLE), messages.c.due_at <= at, or_(messages.c.case_no == "", ~blocked))
 
 
 def claim(connection: Connection, at: int, rule: ClaimRule, limit: int) -> list[RowMapping]:
@@ -289,9 +315,15 @@ def of_case(connection: Connection, case_no: str) -> list[RowMapping]:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """What a listing shows; empty means every one."""
+    """What a listing shows; empty means every one.
+
+    ``own`` is (caller, partner): messages that this caller sent or that this partner exchanged. ``cases`` limits to these
+    cases, even when there are none.
+    """
 
     tenants: tuple[str, ...] | None = None
+    own: tuple[str, str] | None = None
+    cases: tuple[str, ...] | None = None
     caller: str = ""
     partner: str = ""
     exchange: str = ""
@@ -316,6 +348,12 @@ def listing(connection: Connection, wanted: Filter) -> list[RowMapping]:
     ):
         if value:
             query = query.where(column == value)
+    if wanted.own is not None:
+        caller, partner = wanted.own
+        mine = [messages.c.caller == caller] + ([messages.c.partner == partner] if partner else [])
+        query = query.where(or_(*mine))
+    if wanted.cases is not None:
+        query = query.where(messages.c.case_no.in_(wanted.cases))
     if wanted.since:
         query = query.where(messages.c.created >= wanted.since)
     if wanted.before:
@@ -346,6 +384,12 @@ def backlog(connection: Connection, at: int, grace_ms: int) -> list[Backlog]:
         .group_by(messages.c.partner)
     )
     return [Backlog(row.partner, row.live, row.rest) for row in connection.execute(query)]
+
+
+def in_state(connection: Connection, partner: str, state: str) -> int:
+    """How many messages of a partner are in a state."""
+    query = select(func.count()).select_from(messages).where(messages.c.partner == partner, messages.c.state == state)
+    return int(connection.execute(query).scalar_one())
 
 
 def counts(connection: Connection) -> list[RowMapping]:
@@ -385,24 +429,31 @@ def totals(connection: Connection, since: int) -> Totals:
 
 
 def told(connection: Connection, case_no: str, partner: str, exchange: str) -> bool:
-    """Whether a message of this exchange has been tried at least once for the case."""
+    """Whether the partner may know of the case by a message of this exchange, or an operator vouched that it does.
+
+    An attempt that is under way counts; one that certainly reached nobody and one that the partner refused do not.
+    """
     query = select(func.count()).where(
         messages.c.case_no == case_no,
         messages.c.partner == partner,
         messages.c.exchange == exchange,
-        messages.c.attempts > 0,
         messages.c.state != "refused",
+        or_(messages.c.state.in_(("leased", "skipped")), _reached()),
     )
     return bool(connection.execute(query).scalar_one())
 
 
+def _reached() -> ColumnElement[bool]:
+    return exists().where(attempts.c.message_id == messages.c.id, attempts.c.outcome.in_(MAY_HAVE_ARRIVED))
+
+
 def cancel_unsent(connection: Connection, at: int, case_no: str, steps: Sequence[str]) -> int:
-    """Cancel the case's messages of these steps that were never tried. Returns how many."""
+    """Cancel the case's messages of these steps that certainly reached nobody. Returns how many."""
     query = select(messages).where(
         messages.c.case_no == case_no,
-        messages.c.attempts == 0,
         messages.c.state.in_(CLAIMABLE),
         messages.c.step.in_(steps),
+        ~_reached(),
     )
     if connection.dialect.name != "sqlite":
         query = query.with_for_update()

@@ -6,7 +6,7 @@ of ``events`` and can be rebuilt from them; ``lease_owner`` and ``lease_until`` 
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text, text
 
 metadata = MetaData()
 
@@ -35,6 +35,15 @@ messages = Table(
     Column("lease_owner", String(80), nullable=False, server_default=""),
     Column("lease_until", BigInteger, nullable=False, server_default="0"),
     Index("messages_due", "partner", "state", "due_at"),
+    # Only what may be claimed: its size is the backlog's, not the ledger's.
+    Index(
+        "messages_claimable",
+        "partner",
+        "due_at",
+        "id",
+        sqlite_where=text("state IN ('ready', 'asked', 'waiting')"),
+        postgresql_where=text("state IN ('ready', 'asked', 'waiting')"),
+    ),
     Index("messages_order", "case_no", "partner", "seq"),
     Index("messages_recent", "tenant", "created"),
     Index("messages_lease", "state", "lease_until"),
@@ -74,7 +83,7 @@ cases = Table(
     Column("data", Text, nullable=False),
     Column("created", BigInteger, nullable=False),
     Column("updated", BigInteger, nullable=False),
-    Index("cases_waiting", "waiting_for", "state"),
+    Index("cases_waiting", "state", "waiting_for", "updated"),
     Index("cases_recent", "tenant", "created"),
 )
 

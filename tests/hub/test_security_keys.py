@@ -89,6 +89,7 @@ def test_no_file(path: Path) -> None:
 def test_no_json(path: Path) -> None:
     path.parent.mkdir()
     path.write_text("{")
+    path.chmod(0o600)
     with pytest.raises(Misconfigured) as caught:
         Keyring.load(path)
     assert caught.value.code == "keys_unreadable"
@@ -107,6 +108,7 @@ def test_everything_that_is_wrong_at_once(path: Path) -> None:
     document["callers"]["registry"]["tenants"] = None
     document["partners"]["tax"] = {"token": 5}
     path.write_bytes(orjson.dumps(document))
+    path.chmod(0o600)
     with pytest.raises(Misconfigured) as caught:
         Keyring.load(path)
     assert {fault.path for fault in caught.value.faults} == {
@@ -127,6 +129,7 @@ def test_everything_that_is_wrong_at_once(path: Path) -> None:
 def test_a_file_of_another_shape(path: Path, content: str) -> None:
     path.parent.mkdir()
     path.write_text(content)
+    path.chmod(0o600)
     with pytest.raises(Misconfigured) as caught:
         Keyring.load(path)
     assert {"/tenants", "/index", "/digest", "/callers", "/partners"} <= {fault.path for fault in caught.value.faults}
@@ -137,6 +140,7 @@ def test_a_rid_belongs_to_one_caller(path: Path) -> None:
     document = orjson.loads(path.read_bytes())
     document["callers"]["tax"]["rid"] = document["callers"]["hall"]["rid"]
     path.write_bytes(orjson.dumps(document))
+    path.chmod(0o600)
     with pytest.raises(Misconfigured, match="/callers has a rid twice"):
         Keyring.load(path)
 

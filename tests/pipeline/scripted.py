@@ -181,7 +181,7 @@ class Stage:
         """Tax reports a clearance."""
         return self.call("tax/clearance", {"ywsldh": case, "wszt": "1", "nsrxx": [{"sphm": "SP1"}], **more})
 
-    def register(self, case: str, n: int = 1) -> Receipt:
+    def register(self, case: str, n: int = 1, **more: Any) -> Receipt:
         """The registry reports 登簿."""
         result = {
             "ywh": case,
@@ -190,7 +190,7 @@ class Stage:
             "djsj": "2026-03-15T10:30:18+08:00",
             "qszt": "1",
         }
-        return self.call("registry/result", result)
+        return self.call("registry/result", {**result, **more})
 
     def view(self, case: str) -> Any:
         """The case as operators see it."""

@@ -167,3 +167,51 @@ def test_foreign_tenant(stage: Stage) -> None:
     with pytest.raises(Refused) as caught:
         stage.call("hall/withdrawal", {}, caller="hall_510198", case=receipt.case)
     assert (caught.value.code, caught.value.status) == ("case_unknown", 404)
+
+
+def test_a_negative_registration_may_be_followed_by_a_positive_one(stage: Stage) -> None:
+    receipt = stage.apply()
+    stage.drain()
+    stage.clear(receipt.case)
+    stage.drain()
+    stage.register(receipt.case, qszt="0")
+    assert stage.view(receipt.case).reason == "registration_negative"
+    stage.register(receipt.case)
+    assert stage.view(receipt.case).state == "finished"
+
+
+def test_nothing_leaves_after_a_withdrawal_that_had_not_left_before(stage: Stage) -> None:
+    stage.wire.rules["platform/identity_check"] = unreachable
+    receipt = stage.apply()
+    stage.drain(2)
+    before = len(stage.wire.of("platform/identity_check"))
+    assert before > 0
+    stage.call("hall/withdrawal", {}, case=receipt.case)
+    del stage.wire.rules["platform/identity_check"]
+    stage.drain()
+    assert len(stage.wire.of("platform/identity_check")) == before
+    assert stage.view(receipt.case).state == "withdrawn"
+    assert stage.hub.reading.open_messages() == 0
+
+
+def test_one_identity_whichever_of_the_partners_callers_brings_it(stage: Stage) -> None:
+    receipt = stage.apply()
+    stage.drain()
+    first = stage.clear(receipt.case)
+    body = {"ywsldh": receipt.case, "wszt": "1", "nsrxx": [{"sphm": "SP1"}]}
+    again = stage.call("tax/clearance", body, caller="tax_national")
+    assert again.replayed
+    assert again.message == first.message
+
+
+def test_search_finds_a_person_however_old_and_refuses_what_is_no_text(stage: Stage) -> None:
+    first = stage.apply(1, QLR=[{"QLRMC": "测试丙", "ZJZL": "1", "ZJH": "510100190001010039", "GYFS": "0"}])
+    for n in range(2, 8):
+        stage.apply(n)
+    hall = stage.keyring.callers["hall"]
+    found = stage.hub.desk.search(hall, {"name": "测试丙", "limit": 1})
+    assert [row.case for row in found] == [first.case]
+    assert stage.hub.desk.search(hall, {"name": "测试丁"}) == []
+    with pytest.raises(Refused) as caught:
+        stage.hub.desk.search(hall, {"number": 510100190001010039})
+    assert caught.value.code == "field_type"

@@ -260,7 +260,6 @@ def test_a_skipped_dead_letter_lets_the_next_go(stage: Stage) -> None:
     stage.drain(1)
     stage.call("hall/withdrawal", {}, case=case)
     stage.drain()
-    assert row(stage, "withdrawal").state in ("ready", "applied")
     (dead,) = stage.hub.reading.dead_letters("tax", 10)
     assert stage.hub.mending.skip(dead["id"]) == "skipped"
     stage.drain()

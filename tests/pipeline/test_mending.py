@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hub.errors import Refused
+from hub.errors import Refused, Unsent
 from hub.mapping import MappingFault
 from hub.mapping.faults import Slip
-from hub.ports import Incoming
+from hub.ports import Incoming, Outgoing
 from hub.store.messages import Filter
-from tests.pipeline.scripted import Stage
+from tests.pipeline.scripted import Stage, fast
 
 
 class Broken:
@@ -87,3 +90,53 @@ def test_a_question_cannot_be_skipped(stage: Stage) -> None:
     assert stage.hub.mending.replay(dead.id) == "asked"
     stage.drain()
     assert not stage.hub.reading.dead_letters("", 10)
+
+
+def test_a_question_of_a_case_that_is_over_may_be_skipped(stage: Stage) -> None:
+    stage.wire.rules["platform/identity_check"] = lambda _: Incoming(200, {"code": "77"})
+    receipt = stage.apply()
+    stage.drain()
+    stage.call("hall/withdrawal", {}, case=receipt.case)
+    stage.drain()
+    assert stage.hub.reading.open_messages() > 0
+    for letter in stage.hub.reading.dead_letters("platform", 10):
+        assert stage.hub.mending.skip(str(letter["id"])) == "skipped"
+    stage.drain()
+    assert stage.hub.reading.open_messages() == 0
+    assert stage.view(receipt.case).state == "withdrawn"
+
+
+def test_two_presses_at_once_send_once(stage: Stage) -> None:
+    stage.wire.rules["tax/taxable_case"] = lambda _: Incoming(200, {"head": {"rtn_code": "77"}})
+    stage.apply()
+    stage.drain()
+    dead = _dead(stage, "taxable_case")
+    others = [stage.build() for _ in range(4)]
+    barrier = threading.Barrier(len(others))
+
+    def press(hub: Any) -> str:
+        barrier.wait()
+        try:
+            return str(hub.mending.replay(dead.id))
+        except Refused as error:
+            return error.code
+
+    with ThreadPoolExecutor(len(others)) as pool:
+        answers = sorted(pool.map(press, others))
+    for hub in others:
+        hub.close()
+    assert answers == ["ready", "state_conflict", "state_conflict", "state_conflict"]
+    assert stage.hub.verify().ok, stage.hub.verify().found
+
+
+def test_at_once_is_no_reason_to_call_in_a_loop(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, pace=fast(first_wait=400, longest_wait=800))
+
+    def busy(_: Outgoing) -> Incoming:
+        raise Unsent("partner_busy", "busy", "繁忙", 0)
+
+    stage.wire.rules["platform/identity_check"] = busy
+    stage.apply()
+    stage.hub.drain("platform", "airflow", 1.0)
+    assert len(stage.wire.of("platform/identity_check")) <= 4
+    stage.close()

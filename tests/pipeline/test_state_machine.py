@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import shutil
 import sqlite3
 import tempfile
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from copy import copy
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +22,25 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from dukou.build import assemble
+from dukou.settings import Settings
 from hub.errors import Refused, Unknown, Unsent
 from hub.model.identity import wire_id
-from hub.model.states import BLOCKING, CASE_ENDS
+from hub.model.states import BLOCKING, CASE_ENDS, OPEN
 from hub.ports import Incoming, Outgoing
+from hub.store.ledger import Ledger
 from hub.store.messages import PROJECTED
-from tests.pipeline.scripted import ANSWERS, Stage, application
+from tests.pipeline.scripted import ANSWERS, ROOT, Stage, Wire, application
 
 PARTNERS = ("platform", "tax", "registry", "hall")
 MOODS = ("done", "strange", "lost", "refused", "unheard", "garbage", "retry", "busy", "down")
 REFUSALS = {"tax/taxable_case": "3001", "registry/case": "2001", "registry/clearance": "2001"}
+WORK = (
+    "SELECT c.no AS case_no, count(m.id) AS n FROM cases c LEFT JOIN messages m"
+    " ON m.case_no = c.no AND m.direction IN ('deliver', 'ask') AND m.step NOT LIKE 'announce.%' GROUP BY c.no"
+)
 ANY = st.integers(0, 999)
+ACT = st.sampled_from(("deliver", "deliver", "keep", "crash", "wake"))
 MOOD = ANY.map(lambda n: MOODS[n % len(MOODS)])
 
 
@@ -36,7 +49,8 @@ class Departments(dict[str, Any]):
 
     def __init__(self, stage: Stage) -> None:
         super().__init__()
-        self.mood = "done"
+        self.moods: list[str] = []
+        self._one_at_a_time = threading.Lock()
         self.arrived: Counter[str] = Counter()
         self.clearances: dict[str, dict[str, Any]] = {}
         self.unrecorded: list[str] = []
@@ -46,37 +60,33 @@ class Departments(dict[str, Any]):
         del key, default
         return self.answer
 
-    def answer(self, outgoing: Outgoing) -> Incoming:  # noqa: PLR0911 - one line per mood
+    def answer(self, outgoing: Outgoing) -> Incoming:
+        with self._one_at_a_time:
+            mood = self.moods.pop() if self.moods else "done"
+            return self._in_this(mood, outgoing)
+
+    def _in_this(self, mood: str, outgoing: Outgoing) -> Incoming:  # noqa: PLR0911 - one line per mood
         key = outgoing.exchange.key
         if outgoing.exchange.direction != "fetch":
             self._must_be_recorded(outgoing.delivery_id)
-        self._no_answer(outgoing, key)
+        no_answer(mood)
         if outgoing.purpose == "query":
             return Incoming(200, {"code": "0000"}) if self.arrived[outgoing.delivery_id] else Incoming(404, {})
-        if self.mood == "retry":
+        if mood == "retry":
             return Incoming(200, coded(key, "9" if key.startswith(("platform", "hall")) else "9999"))
-        if self.mood == "refused" and key in REFUSALS:
+        if mood == "refused" and key in REFUSALS:
             return Incoming(200, coded(key, REFUSALS[key]))
         self.arrived[outgoing.delivery_id] += 1
-        if self.mood == "lost":
+        if mood == "lost":
             raise Unknown("answer_lost", "lost", "丢失")
-        if self.mood == "garbage":
+        if mood == "garbage":
             return Incoming(200, None)
-        if self.mood == "strange":
+        if mood == "strange":
             return Incoming(200, coded(key, "7777"))
         if key == "tax/clearance_query" and outgoing.document["body"]["ywsldh"] in self.clearances:  # type: ignore[index]
             body = self.clearances[outgoing.document["body"]["ywsldh"]]  # type: ignore[index]
             return Incoming(200, {"head": {"rtn_code": "0000"}, "body": body})
         return Incoming(200, ANSWERS[key](outgoing.document))
-
-    def _no_answer(self, outgoing: Outgoing, key: str) -> None:
-        del outgoing, key
-        if self.mood == "down":
-            raise Unsent("partner_unreachable", "down", "无法连接")
-        if self.mood == "busy":
-            raise Unsent("partner_busy", "busy", "繁忙", 0)
-        if self.mood == "unheard":
-            raise Unknown("answer_lost", "lost on the way there", "丢失")
 
     def _must_be_recorded(self, delivery: str) -> None:
         """Before anything is sent its attempt is in the ledger, for everyone to see."""
@@ -91,8 +101,37 @@ class Departments(dict[str, Any]):
             self.unrecorded.append(delivery)
 
 
+def no_answer(mood: str) -> None:
+    if mood == "down":
+        raise Unsent("partner_unreachable", "down", "无法连接")
+    if mood == "busy":
+        raise Unsent("partner_busy", "busy", "繁忙", 0)
+    if mood == "unheard":
+        raise Unknown("answer_lost", "lost on the way there", "丢失")
+
+
 def coded(key: str, code: str) -> dict[str, Any]:
     return {"head": {"rtn_code": code}} if key.startswith("tax") else {"code": code}
+
+
+@cache
+def template() -> Stage:
+    """What every example shares: declarations, contracts, mappings, keys, and an empty migrated ledger."""
+    place = Path(tempfile.mkdtemp(prefix="dukou-machine-template-"))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    return Stage(place)
+
+
+def fresh_stage(place: Path) -> Stage:
+    """A stage with an empty ledger of its own."""
+    stage = copy(template())
+    stage.place, stage.wire, stage.hints = place, Wire(), []
+    empty = Path(stage.settings.database_url.removeprefix("sqlite:///"))
+    shutil.copy(empty, place / empty.name)
+    stage.settings = Settings.from_env({"DUKOU_VAR": str(place), "DUKOU_ROOT": str(ROOT)})
+    parts = replace(stage.hub.parts, ledger=Ledger(stage.settings.database_url), wires={"rest": stage.wire})
+    stage.hub = assemble(stage.settings, stage.keyring, parts)
+    return stage
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -101,17 +140,23 @@ class LedgerMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.place = Path(tempfile.mkdtemp(prefix="dukou-machine-"))
-        self.stage = Stage(self.place)
-        self.hubs = [self.stage.hub, self.stage.build()]
+        self.stage = fresh_stage(self.place)
+        # Another process: its own ledger connections and pipeline, the same declarations.
+        own = replace(self.stage.hub.parts, ledger=Ledger(self.stage.settings.database_url))
+        self.hubs = [self.stage.hub, assemble(self.stage.settings, self.stage.keyring, own)]
         self.departments = Departments(self.stage)
         self.stage.wire.rules = self.departments
         self.bodies: list[tuple[dict[str, Any], str]] = []
         self.cases: list[str] = []
         self.receipts: dict[str, tuple[str, str]] = {}
         self.leases: list[Any] = []
-        self.ended: dict[str, str] = {}
+        self.sleepers: list[Any] = []
+        self.ended: dict[str, tuple[str, int]] = {}
+        self.over: dict[str, tuple[str, int]] = {}
+        self.steps = 0
         self.replays: Counter[str] = Counter()
-        self.reader = sqlite3.connect(self.stage.settings.database_url.removeprefix("sqlite:///"))
+        self.file = self.stage.settings.database_url.removeprefix("sqlite:///")
+        self.reader = sqlite3.connect(self.file)
         self.reader.row_factory = sqlite3.Row
 
     def rows(self, sql: str, *values: Any) -> list[sqlite3.Row]:
@@ -140,6 +185,9 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @initialize()
     def first(self) -> None:
+        """One case waits for the registry when everything begins, one has just come."""
+        self.accept(False)
+        self.a_good_day(0, 0, 1)
         self.accept(False)
 
     @precondition(lambda self: len(self.cases) < 4)
@@ -175,7 +223,7 @@ class LedgerMachine(RuleBasedStateMachine):
         names = application()["SJ"][2 if whole else 3 :]
         self.called("hall/correction", {"SJ": names}, case=self.case(pick))
 
-    @precondition(lambda self: len(self.ended) < 2)
+    @precondition(lambda self: self.steps % 4 == 3)
     @rule(pick=ANY)
     def withdraw(self, pick: int) -> None:
         self.called("hall/withdrawal", {}, case=self.case(pick))
@@ -201,51 +249,75 @@ class LedgerMachine(RuleBasedStateMachine):
 
     # Deliveries ----------------------------------------------------------------------------------------------------
 
-    @rule(hub=ANY, pick=ANY, first=st.booleans(), limit=st.integers(1, 3))
-    def claim(self, hub: int, pick: int, first: bool, limit: int) -> None:
+    @rule(hub=ANY, pick=ANY, first=st.booleans(), acts=st.lists(st.tuples(ACT, MOOD), min_size=1, max_size=4))
+    def work(self, hub: int, pick: int, first: bool, acts: list[tuple[str, str]]) -> None:
+        """A worker claims, and then it delivers, dies, sleeps too long or takes its time."""
         found, partner = self.hubs[hub % 2], self.busy_partner(pick)
-        wanted = found.rule("courier" if first else "airflow", partner, first_of_live=first)
-        self.leases += [(found, row) for row in found.deliverer.claim(wanted, limit)]
+        for act, mood in acts:
+            wanted = found.rule("courier" if first else "airflow", partner, first_of_live=first)
+            self.leases += [(found, row) for row in found.deliverer.claim(wanted, 1)]
+            if not self.leases or act == "keep":
+                continue
+            if act == "deliver":
+                self.attempt(-1, mood)
+            else:
+                self.crash(-1, partner)
+                if act == "wake":
+                    self.wake(-1)
 
     @precondition(lambda self: self.leases)
     @rule(pick=ANY, mood=MOOD)
     def attempt(self, pick: int, mood: str) -> None:
         found, row = self.leases.pop(pick % len(self.leases))
-        self.departments.mood = mood
+        self.departments.moods = [mood]
         found.deliverer.attempt(row)
-        self.departments.mood = "done"
         time.sleep(0.002)
 
     @precondition(lambda self: self.leases)
-    @rule(pick=ANY, partner=st.sampled_from(("", *PARTNERS)), forgotten=st.booleans())
-    def crash(self, pick: int, partner: str, forgotten: bool) -> None:
-        """A worker dies or sleeps; its lease runs out; who sleeps wakes up later and finds itself fenced off."""
+    @rule(pick=ANY, partner=st.sampled_from(("", *PARTNERS)))
+    def crash(self, pick: int, partner: str) -> None:
+        """A worker dies or sleeps, and its lease runs out."""
         found, row = self.leases.pop(pick % len(self.leases))
-        with sqlite3.connect(self.stage.settings.database_url.removeprefix("sqlite:///"), timeout=10) as connection:
-            connection.execute(
-                "UPDATE messages SET lease_until = 1 WHERE id = ? AND fence = ?", (row["id"], row["fence"])
-            )
-        connection.close()
+        self.expire("id = ? AND fence = ?", row["id"], row["fence"])
         self.hubs[0].deliverer.recover(partner)
-        if not forgotten:
-            self.leases.append((found, {**row, "lease_until": 1}))
+        self.sleepers.append((found, {**row, "lease_until": 1}))
 
-    @rule(hub=ANY, pick=ANY, mood=MOOD, rounds=st.integers(1, 3))
-    def drain(self, hub: int, pick: int, mood: str, rounds: int) -> None:
-        partner = self.busy_partner(pick)
-        self.departments.mood = mood
-        for _ in range(rounds):
-            self.hubs[hub % 2].drain(partner, "airflow", 0.02)
-        self.departments.mood = "done"
+    @precondition(lambda self: self.sleepers)
+    @rule(pick=ANY)
+    def wake(self, pick: int) -> None:
+        """A worker wakes up after its lease: it sends nothing and, once somebody took the message, writes nothing."""
+        found, row = self.sleepers.pop(pick % len(self.sleepers))
+        sent, fence = (
+            len(self.stage.wire.sent),
+            self.rows("SELECT fence, state FROM messages WHERE id = ?", row["id"])[0],
+        )
+        verdict = found.deliverer.attempt(row)
+        assert len(self.stage.wire.sent) == sent
+        if tuple(fence) != (row["fence"], "leased"):
+            assert verdict.kind == "lost"
+        time.sleep(0.002)
 
-    @rule(hub=ANY, pick=ANY, cleared=st.booleans(), registered=st.booleans())
-    def a_good_day(self, hub: int, pick: int, cleared: bool, registered: bool) -> None:
+    def expire(self, where: str, *values: Any) -> None:
+        connection = sqlite3.connect(self.file, timeout=10)
+        with connection:
+            connection.execute(f"UPDATE messages SET lease_until = 1 WHERE {where}", values)
+        connection.close()
+
+    @rule(hub=ANY, pick=ANY, moods=st.lists(MOOD, min_size=1, max_size=6))
+    def drain(self, hub: int, pick: int, moods: list[str]) -> None:
+        self.departments.moods = moods
+        self.hubs[hub % 2].drain(self.busy_partner(pick), "airflow", 0.05)
+
+    @precondition(lambda self: self.steps % 3 == 0)
+    @rule(hub=ANY, pick=ANY, reach=st.sampled_from((2, 1, 0)))
+    def a_good_day(self, hub: int, pick: int, reach: int) -> None:
         """Now and then all goes well, so that cases come far."""
+        self.departments.moods = []
         self._everyone_works(hub)
-        if cleared:
+        if reach > 0:
             self.tax_decides(pick, True, True, "SP1")
             self._everyone_works(hub)
-        if registered:
+        if reach > 1:
             self.registry_reports(pick)
 
     def _everyone_works(self, hub: int) -> None:
@@ -254,9 +326,8 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(hub=ANY, partner=st.sampled_from(("tax", "registry")), mood=MOOD)
     def collect(self, hub: int, partner: str, mood: str) -> None:
-        self.departments.mood = mood
+        self.departments.moods = [mood]
         self.hubs[hub % 2].collect(partner, 1)
-        self.departments.mood = "done"
 
     # Upkeep --------------------------------------------------------------------------------------------------------
 
@@ -286,6 +357,10 @@ class LedgerMachine(RuleBasedStateMachine):
         self.hubs[1].reconcile(partner)
 
     # What always holds ---------------------------------------------------------------------------------------------
+
+    @invariant()
+    def time_goes_on(self) -> None:
+        self.steps += 1
 
     @invariant()
     def the_ledger_agrees_with_itself(self) -> None:
@@ -335,11 +410,15 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def ends_absorb(self) -> None:
+        """An ended case keeps its state and begins no further step; an ended message never moves again."""
+        work = {row["case_no"]: row["n"] for row in self.rows(WORK)}
         for row in self.rows("SELECT no, state FROM cases"):
-            if row["no"] in self.ended:
-                assert row["state"] == self.ended[row["no"]]
-            elif row["state"] in CASE_ENDS:
-                self.ended[row["no"]] = row["state"]
+            if row["state"] in CASE_ENDS or row["no"] in self.ended:
+                now = (row["state"], work[row["no"]])
+                assert self.ended.setdefault(row["no"], now) == now
+        for row in self.rows("SELECT id, state, updated FROM messages"):
+            if row["state"] not in (*OPEN, "dead") or row["id"] in self.over:
+                assert self.over.setdefault(row["id"], (row["state"], row["updated"])) == (row["state"], row["updated"])
 
     @invariant()
     def messages_can_be_rebuilt(self) -> None:
@@ -364,10 +443,8 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def _all_is_well(self) -> None:
         """With every department well and every dead letter replayed, nothing stays open."""
-        self.departments.mood = "done"
-        with sqlite3.connect(self.stage.settings.database_url.removeprefix("sqlite:///"), timeout=10) as connection:
-            connection.execute("UPDATE messages SET lease_until = 1 WHERE state = 'leased'")
-        connection.close()
+        self.departments.moods = []
+        self.expire("state = 'leased'")
         for _ in range(12):
             for row in self.rows("SELECT id FROM messages WHERE state = 'dead'"):
                 self.stage.hub.mending.replay(row["id"])
@@ -390,8 +467,8 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 LedgerMachine.TestCase.settings = settings(
-    max_examples=18,
-    stateful_step_count=30,
+    max_examples=20,
+    stateful_step_count=35,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],

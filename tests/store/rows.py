@@ -84,6 +84,9 @@ def last_content(book: Ledger, message_id: str) -> dict[str, Any]:
 
 def messages_events(connection: Any, message_id: str) -> list[RowMapping]:
     """Events of a message, oldest first."""
-    from hub.store.events import of_message
+    from sqlalchemy import select
 
-    return of_message(connection, message_id)
+    from hub.store.tables import events
+
+    found = connection.execute(select(events).where(events.c.message_id == message_id).order_by(events.c.pos))
+    return list(found.mappings())

@@ -203,19 +203,35 @@ def test_places_of_events_are_unique_and_rise(ledger: Ledger, other: Ledger) -> 
         assert places == list(range(1, 25))
 
 
-def test_cancel_and_told(ledger: Ledger) -> None:
+UNKNOWN = messages.Outcome("unknown", "answer_lost", "waiting", "answer_lost")
+
+
+@pytest.mark.parametrize(
+    ("result", "knows", "becomes"),
+    [
+        (rows.AGAIN, False, "cancelled"),  # certainly reached nobody
+        (UNKNOWN, True, "waiting"),
+        (rows.DEAD, True, "dead"),  # it answered, if not as declared
+        (rows.DONE, True, "delivered"),
+        (messages.Outcome("refused", "3001", "refused", "partner_refused"), False, "refused"),
+    ],
+)
+def test_cancel_and_told(ledger: Ledger, result: messages.Outcome, knows: bool, becomes: str) -> None:
     tried, fresh, elsewhere = rows.add(
-        ledger,
-        rows.message(exchange="a"),
-        rows.message(exchange="b"),
-        rows.message(case="C2"),
+        ledger, rows.message(exchange="a"), rows.message(exchange="b"), rows.message(case="C2")
     )
-    rows.settle(ledger, rows.claim(ledger, limit=1)[0], rows.AGAIN)
-    assert ledger.read(lambda c: messages.told(c, "C1", "tax", "a"))
-    assert not ledger.read(lambda c: messages.told(c, "C1", "tax", "b"))
-    assert ledger.write(lambda c: messages.cancel_unsent(c, store.now(c), "C1", ["tax"])) == 1
+
+    def told(exchange: str) -> bool:
+        return ledger.read(lambda c: messages.told(c, "C1", "tax", exchange))
+
+    (row,) = [row for row in rows.claim(ledger) if row["id"] == tried]
+    assert told("a")  # under way: it may arrive at any moment
+    rows.settle(ledger, row, result)
+    assert (told("a"), told("b")) == (knows, False)
+    cancelled = ledger.write(lambda c: messages.cancel_unsent(c, store.now(c), "C1", ["tax"]))
     states = [rows.get(ledger, one)["state"] for one in (tried, fresh, elsewhere)]
-    assert states == ["waiting", "cancelled", "ready"]
+    assert states == [becomes, "cancelled", "leased"]
+    assert cancelled == states.count("cancelled")
 
 
 # Keys and cases -------------------------------------------------------------------------------------------------------

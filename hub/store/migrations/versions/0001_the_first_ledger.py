@@ -79,7 +79,7 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("cases", schema=None) as batch_op:
         batch_op.create_index("cases_recent", ["tenant", "created"], unique=False)
-        batch_op.create_index("cases_waiting", ["waiting_for", "state"], unique=False)
+        batch_op.create_index("cases_waiting", ["state", "waiting_for", "updated"], unique=False)
         batch_op.create_index(batch_op.f("ix_cases_unified_no"), ["unified_no"], unique=False)
 
     op.create_table(
@@ -180,6 +180,13 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     with op.batch_alter_table("messages", schema=None) as batch_op:
+        batch_op.create_index(
+            "messages_claimable",
+            ["partner", "due_at", "id"],
+            unique=False,
+            sqlite_where=sa.text("state IN ('ready', 'asked', 'waiting')"),
+            postgresql_where=sa.text("state IN ('ready', 'asked', 'waiting')"),
+        )
         batch_op.create_index("messages_due", ["partner", "state", "due_at"], unique=False)
         batch_op.create_index("messages_lease", ["state", "lease_until"], unique=False)
         batch_op.create_index("messages_order", ["case_no", "partner", "seq"], unique=False)
@@ -211,6 +218,11 @@ def downgrade() -> None:
         batch_op.drop_index("messages_order")
         batch_op.drop_index("messages_lease")
         batch_op.drop_index("messages_due")
+        batch_op.drop_index(
+            "messages_claimable",
+            sqlite_where=sa.text("state IN ('ready', 'asked', 'waiting')"),
+            postgresql_where=sa.text("state IN ('ready', 'asked', 'waiting')"),
+        )
 
     op.drop_table("messages")
     with op.batch_alter_table("leaves", schema=None) as batch_op:
