@@ -49,12 +49,22 @@ def test_nothing_is_lost_and_nothing_done_twice_while_processes_are_killed(hub: 
     assert hub.effects()["tax/taxable_case"].keys() >= set(cases)
 
 
-def test_a_repeat_carries_the_same_delivery_id(hub: Services) -> None:
+def test_a_repeat_carries_the_same_delivery_id_and_is_absorbed(hub: Services) -> None:
+    # The work is done and the answer unreadable: the hub has to send again.
+    hub.mood("tax", garbage=True, times=2)
+    case = hub.apply_surely(application(190))["case"]
+    assert wait_for(lambda: hub.states()[case]["state"] == "finished", 120)
+    receipts = [row for row in hub.received("tax", "taxable_case") if case in row["identity"]]
+    assert len(receipts) == 3
+    assert len({row["delivery_id"] for row in receipts}) == 1
+    assert [row["applied"] for row in receipts] == [True, False, False]
+    assert hub.effects()["tax/taxable_case"][case] == 1
     for partner in ("platform", "tax", "registry", "hall"):
         ids: dict[tuple[str, str], set[str]] = {}
         for row in hub.received(partner):
             if "quer" not in row["exchange"]:
                 ids.setdefault((row["exchange"], row["identity"]), set()).add(row["delivery_id"])
+        assert ids
         assert [key for key, found in ids.items() if len(found) > 1] == []
 
 
