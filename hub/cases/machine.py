@@ -16,6 +16,9 @@ from hub.errors import Refused
 from hub.model.states import CASE_ENDS, CaseState
 
 Status = Literal["todo", "open", "done"]
+# Reasons of a running case, after the event's name: it came, but not as hoped; it was changed after others had been told.
+NEGATIVE = "_negative"
+REVISED = "_revised"
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,18 +240,35 @@ def _delivered(matter: Matter, case: CaseMemory, step: Step, event: Delivered, a
 
 
 def _arrived(matter: Matter, case: CaseMemory, event: Arrived, at: int) -> Outcome:
-    for step in matter.steps.values():
-        if step.kind == "await" and step.event == event.event and case.steps[step.name].status != "done":
-            # A partner may report before our own record says that it was told: what it says is taken as it comes.
-            if not GUARDS[step.guard](event.document):
-                return _standing(matter, replace(case, reason=f"{step.event}_negative"), ())
-            return _done(matter, case, step, at)
+    waiting = [step for step in matter.steps.values() if step.kind == "await" and step.event == event.event]
+    for step in waiting:
+        good = GUARDS[step.guard](event.document)
+        if case.steps[step.name].status == "done":
+            return _revised(matter, case, step, good=good)
+        # A partner may report before our own record says that it was told: what it says is taken as it comes.
+        if not good:
+            return _standing(matter, replace(case, reason=f"{step.event}{NEGATIVE}"), ())
+        return _done(matter, case, step, at)
     return Outcome(case, changed=False)
+
+
+def _revised(matter: Matter, case: CaseMemory, step: Step, *, good: bool) -> Outcome:
+    """A partner changes what it reported before. Taken back in time, the case waits again; too late, people have to see it."""
+    behind = [other for other in matter.steps.values() if step.name in other.needs]
+    if all(case.steps[other.name].status == "todo" for other in behind):
+        if good:
+            return Outcome(case, changed=False)
+        again = _with_step(case, step.name, replace(case.steps[step.name], status="open"))
+        return _standing(matter, replace(again, reason=f"{step.event}{NEGATIVE}"), ())
+    return _standing(matter, replace(case, reason=f"{step.event}{REVISED}"), ())
 
 
 def _done(matter: Matter, case: CaseMemory, step: Step, at: int) -> Outcome:
     memory = case.steps[step.name]
-    case = _with_step(replace(case, reason=""), step.name, StepMemory("done", memory.since or at))
+    # What another partner reported still stands; this step's own trouble is over.
+    others = case.reason.endswith((NEGATIVE, REVISED)) and case.reason != f"{step.event}{NEGATIVE}"
+    kept = case.reason if others and step.name != matter.finish else ""
+    case = _with_step(replace(case, reason=kept), step.name, StepMemory("done", memory.since or at))
     sends = list(_announced(matter, step.name))
     if step.name == matter.finish:
         finished = replace(case, state="finished", waiting_for="", step=step.name)
@@ -286,12 +306,11 @@ def _standing(matter: Matter, case: CaseMemory, sends: tuple[Send, ...]) -> Outc
         memory = case.steps[step.name]
         if memory.status != "done":
             waiting = "applicant" if step.kind == "gate" else step.waits_for
-            reason = memory.dead or (case.reason if not _was_dead(case, matter) else "")
+            reason = memory.dead or (case.reason if not _was_dead(case) else "")
             return Outcome(replace(case, step=step.name, waiting_for=waiting, reason=reason), sends)
     return Outcome(case, sends)
 
 
-def _was_dead(case: CaseMemory, matter: Matter) -> bool:
+def _was_dead(case: CaseMemory) -> bool:
     """Whether the reason shown came from a dead letter that is gone now."""
-    negatives = {f"{step.event}_negative" for step in matter.steps.values() if step.event}
-    return bool(case.reason) and case.reason not in negatives and case.reason != "materials_missing"
+    return bool(case.reason) and not case.reason.endswith((NEGATIVE, REVISED)) and case.reason != "materials_missing"

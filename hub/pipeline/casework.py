@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from hub.cases.machine import CaseMemory, Event, Outcome, Send, StepMemory, advance
+from hub.cases.machine import CaseMemory, Died, Event, Outcome, Send, StepMemory, advance
 from hub.cases.matter import Matter
 from hub.errors import Fault, Refused
 from hub.model.declarations import Exchange
@@ -100,11 +100,16 @@ class Casework:
         opening = file.row.version == 0
         memory = None if opening else memory_of(file.row)
         outcome = advance(file.matter, memory, event, at)
-        changed = outcome.changed or bool(file.keep)
+        changed, cancel_steps = outcome.changed or bool(file.keep), outcome.cancel
         row = _row_after(file.row, outcome, at)
         file = replace(file, row=row)
         follow = tuple(self._prepare(file, send, at) for send in outcome.sends)
-        cancel = tuple(file.matter.steps) if outcome.cancel else ()
+        for item in follow:
+            if item.message.state == "dead" and item.message.step in file.matter.steps:
+                # Born dead, its document could not be made: the case says so from the start.
+                outcome = advance(file.matter, memory_of(row), Died(item.message.step, item.message.reason), at)
+                row = replace(_row_after(row, outcome, at), version=row.version)
+        cancel = tuple(file.matter.steps) if cancel_steps else ()
         return Move(row, row.version - 1, changed, cancel, follow, file.new_key, file.keep, file.tokens)
 
     def write(self, connection: Connection, at: int, move: Move) -> None:

@@ -215,3 +215,30 @@ def test_search_finds_a_person_however_old_and_refuses_what_is_no_text(stage: St
     with pytest.raises(Refused) as caught:
         stage.hub.desk.search(hall, {"number": 510100190001010039})
     assert caught.value.code == "field_type"
+
+
+def test_a_clearance_taken_back_in_time_holds_the_case(stage: Stage) -> None:
+    stage.wire.rules["registry/case"] = unreachable
+    receipt = stage.apply()
+    stage.drain()
+    stage.clear(receipt.case)
+    stage.clear(receipt.case, wszt="0")
+    del stage.wire.rules["registry/case"]
+    stage.drain()
+    assert not stage.wire.of("registry/clearance")
+    view = stage.view(receipt.case)
+    assert (view.waiting_for, view.reason) == ("tax", "clearance_negative")
+    stage.clear(receipt.case, nsrxx=[{"sphm": "SP2"}])
+    stage.drain()
+    assert [sent["sphm"] for sent in stage.wire.of("registry/clearance")] == [["SP2"]]
+
+
+def test_a_clearance_changed_too_late_is_shown(stage: Stage) -> None:
+    receipt = stage.apply()
+    stage.drain()
+    stage.clear(receipt.case)
+    stage.drain()
+    stage.clear(receipt.case, wszt="0")
+    assert stage.view(receipt.case).reason == "clearance_revised"
+    stage.register(receipt.case)
+    assert stage.view(receipt.case).state == "finished"

@@ -48,6 +48,7 @@ def test_a_document_that_could_not_be_made_is_made_at_the_replay(stage: Stage) -
     stage.drain()
     dead = _dead(stage, "taxable_case")
     assert dead.reason == "mapping_fault"
+    assert stage.view(receipt.case).reason == "mapping_fault"
     assert stage.hub.reading.dead_letters("", 10)[0]["owner"] == "integrator"
     with pytest.raises(Refused) as caught:
         stage.hub.mending.replay(dead.id)
