@@ -10,6 +10,7 @@ import pytest
 
 SERVICES = {
     "postgres": ("PostgreSQL", "DUKOU_TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/test", 5432),
+    "mariadb": ("MariaDB", "DUKOU_TEST_MARIADB_URL", "mariadb://root@127.0.0.1:3306/test", 3306),
     "amqp": ("RabbitMQ", "DUKOU_TEST_AMQP_URL", "amqp://guest:guest@127.0.0.1:5672//", 5672),
 }
 _missing = pytest.StashKey[dict[str, int]]()
@@ -23,6 +24,11 @@ def _answers(mark: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Markers that pyproject.toml does not know yet."""
+    config.addinivalue_line("markers", "mariadb: needs MariaDB (DUKOU_TEST_MARIADB_URL)")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -64,3 +70,9 @@ def postgres_url() -> str:
 def amqp_url() -> str:
     """Where RabbitMQ is (only for tests marked ``amqp``)."""
     return os.environ.get(SERVICES["amqp"][1], SERVICES["amqp"][2])
+
+
+@pytest.fixture(scope="session")
+def mariadb_url() -> str:
+    """Where MariaDB is (only for tests marked ``mariadb``)."""
+    return os.environ.get(SERVICES["mariadb"][1], SERVICES["mariadb"][2])

@@ -63,7 +63,9 @@ class Services:
     def dukou(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a ``dukou`` command."""
         command = [sys.executable, "-m", "dukou", *arguments]
-        done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=280)
+        done = subprocess.run(
+            command, check=False, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=280
+        )
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
 
@@ -73,7 +75,9 @@ class Services:
         # The supervisor outlives this call: its output must not hold our pipe open.
         with (self.var / "up.log").open("w") as log:
             command = [sys.executable, "-m", "dukou", "supervise", "up", "--only", self.only]
-            done = subprocess.run(command, cwd=ROOT, env=self.environment, stdout=log, stderr=log, timeout=280)
+            done = subprocess.run(
+                command, check=False, cwd=ROOT, env=self.environment, stdout=log, stderr=log, timeout=280
+            )
         assert done.returncode == 0, (self.var / "up.log").read_text()
 
     def down(self) -> None:
@@ -104,7 +108,9 @@ class Services:
         """What outsiders are given."""
         return json.loads((self.var / "demo" / "credentials.json").read_text())
 
-    def headers(self, caller: str, service: str, method: str, target: str, body: bytes, rtime: int | None = None) -> dict[str, str]:
+    def headers(
+        self, caller: str, service: str, method: str, target: str, body: bytes, rtime: int | None = None
+    ) -> dict[str, str]:
         """Signed headers, computed from the published rule and nothing else."""
         who = self.credentials()["callers"][caller]
         sid, rid = who["sids"].get(service, service), who["rid"]
@@ -114,7 +120,14 @@ class Services:
         return {"gjgxjhpt_rid": rid, "gjgxjhpt_sid": sid, "gjgxjhpt_rtime": at, "gjgxjhpt_sign": sign}
 
     def call(
-        self, method: str, target: str, body: bytes | object = b"", *, caller: str = "hall", service: str = "cases", **extra: str
+        self,
+        method: str,
+        target: str,
+        body: bytes | object = b"",
+        *,
+        caller: str = "hall",
+        service: str = "cases",
+        **extra: str,
     ) -> requests.Response:
         """One signed call."""
         raw = body if isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode()
@@ -146,7 +159,10 @@ class Services:
 
     def messages(self, *arguments: str) -> list[dict[str, Any]]:
         """Lines of ``dukou messages --json``."""
-        return [json.loads(line) for line in self.dukou("messages", "--json", "--limit", "100000", *arguments).stdout.splitlines()]
+        return [
+            json.loads(line)
+            for line in self.dukou("messages", "--json", "--limit", "100000", *arguments).stdout.splitlines()
+        ]
 
     def effects(self) -> dict[str, dict[str, int]]:
         """What took effect at the stand-ins."""
@@ -154,7 +170,9 @@ class Services:
 
     def received(self, partner: str, exchange: str = "") -> list[dict[str, Any]]:
         """What a stand-in received."""
-        return list(self.session.get(f"{self.control}/_received/{partner}", params={"exchange": exchange}, timeout=20).json())
+        return list(
+            self.session.get(f"{self.control}/_received/{partner}", params={"exchange": exchange}, timeout=20).json()
+        )
 
     def mood(self, partner: str, **settings: object) -> None:
         """How a stand-in behaves."""

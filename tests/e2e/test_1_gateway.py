@@ -34,7 +34,13 @@ def test_an_application_reaches_its_end_and_its_repeat_creates_nothing(hub: Serv
     url = answer["status_url"]
     assert wait_for(lambda: hub.call("GET", url).json()["state"] == "finished", 120)
     timeline = hub.call("GET", f"{url}/timeline").json()
-    assert {row["exchange"] for row in timeline} >= {"application", "identity_check", "taxable_case", "clearance", "result"}
+    assert {row["exchange"] for row in timeline} >= {
+        "application",
+        "identity_check",
+        "taxable_case",
+        "clearance",
+        "result",
+    }
     by_unified = hub.call("GET", f"/api/v1/cases/{hub.call('GET', url).json()['unified_no']}")
     assert by_unified.json()["case"] == answer["case"]
 
@@ -125,7 +131,9 @@ def test_another_districts_case_is_not_even_said_to_exist(hub: Services) -> None
 
 
 def test_a_service_that_the_sid_does_not_cover(hub: Services) -> None:
-    answer = hub.call("POST", "/api/v1/exchanges/registry/progress", {"ywh": "1", "jdmc": "SL", "sj": "2026-01-01T00:00:00"})
+    answer = hub.call(
+        "POST", "/api/v1/exchanges/registry/progress", {"ywh": "1", "jdmc": "SL", "sj": "2026-01-01T00:00:00"}
+    )
     assert (answer.status_code, answer.json()["code"]) == (403, "service_forbidden")
     answer = hub.call("POST", "/api/v1/exchanges/nobody/x", {})
     assert (answer.status_code, answer.json()["code"]) == (404, "partner_unknown")

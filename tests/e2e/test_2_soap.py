@@ -60,7 +60,9 @@ def test_clearance_query_and_fault(hub: Services, port: str) -> None:
 def test_a_refused_clearance_is_in_the_ledger(hub: Services) -> None:
     before = len(hub.messages("--state", "refused", "--exchange", "clearance"))
     body = b'<s:Envelope xmlns:s="http://schemas.xmlsoap.org/soap/envelope/"><s:Body><submitClearance xmlns="urn:dukou:tax:1"/></s:Body></s:Envelope>'
-    answer = hub.call("POST", "/soap/tax", body, caller="tax", service="submitClearance", **{"Content-Type": "text/xml"})
+    answer = hub.call(
+        "POST", "/soap/tax", body, caller="tax", service="submitClearance", **{"Content-Type": "text/xml"}
+    )
     assert answer.status_code == 500
     assert b"/submitClearance/ywsldh" in answer.content
     rows = hub.messages("--state", "refused", "--exchange", "clearance")
