@@ -61,6 +61,8 @@ def eventually(condition, seconds=10):
 def settings(tmp_path):
     root = tmp_path / "project"
     (root / "sandbox").mkdir(parents=True)
+    # A regular package: a namespace one would give way to the real sandbox wherever that is installed.
+    (root / "sandbox" / "__init__.py").touch()
     (root / "sandbox" / "__main__.py").write_text(SERVICE)
     for package in ("dukou", "hub", "suites", "connectors"):
         (root / package).symlink_to(ROOT / package)

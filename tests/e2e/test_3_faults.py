@@ -53,7 +53,8 @@ def test_a_repeat_carries_the_same_delivery_id_and_is_absorbed(hub: Services) ->
     # The work is done and the answer unreadable: the hub has to send again.
     hub.mood("tax", garbage=True, times=2)
     case = hub.apply_surely(application(190))["case"]
-    assert wait_for(lambda: hub.states()[case]["state"] == "finished", 120)
+    # Tax reports its clearance all the same, so the case may end before the repeat is made.
+    assert wait_for(lambda: hub.states()[case]["state"] == "finished" and _quiet(hub), 120)
     receipts = [row for row in hub.received("tax", "taxable_case") if case in row["identity"]]
     assert len(receipts) == 3
     assert len({row["delivery_id"] for row in receipts}) == 1
