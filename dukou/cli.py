@@ -69,10 +69,17 @@ def _show(rows: Iterable[Mapping[str, object]], *, as_json: bool, columns: tuple
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*columns)
+    table = Table()
+    for name in columns:
+        # A number that is cut short cannot be copied into the next command.
+        table.add_column(name, overflow="fold", no_wrap=name in ("id", "case", "pid", "state"))
     for row in rows:
-        table.add_row(*(str(row.get(name, "")) for name in columns))
-    Console().print(table)
+        table.add_row(*(_shown(row.get(name, "")) for name in columns))
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def _shown(value: object) -> str:
+    return f"{value:.0f}" if isinstance(value, float) else str(value)
 
 
 JSON = click.option("--json", "as_json", is_flag=True, help="JSON Lines")
