@@ -58,9 +58,8 @@ check: ## 格式、规范、类型、导入、声明 / format, lint, types, impo
 	@said=$$(.venv/bin/lint-imports --no-logo 2>&1) || { echo "$$said"; exit 1; }
 	@$(DUKOU) check
 
-bench: ## 性能数据 / the published figures
-	@deploy/install dev
-	@$(PY) -m bench --engine $(ENGINE)
+bench: ## 性能数据（尚无）/ the published figures (not yet)
+	@echo "尚无性能测量 / not done yet: no measurements exist (README, Not done yet)" >&2; exit 1
 
 clean: down ## 停止服务，删除 var/ 与缓存 / stop, then remove var/ (with its keys!) and caches
 	rm -rf var .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

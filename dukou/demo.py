@@ -190,6 +190,8 @@ def run_demo(settings: Settings, count: int, scenario: str, *, keep: bool, setup
         # The services are started with this: in a demo nobody wants to wait a minute for a poll.
         os.environ["DUKOU_RETRY_SCALE"] = str(DEMO_SCALE)
         settings = Settings.from_env(os.environ)
+    if scenario == "all":
+        console.print("本版本 all 与 main 相同 / in this release `all` plays the same scenes as `main`")
     supervise.down(settings)
     began = time.monotonic()
     console.print("[bold]渡口演示 / Dukou demo[/bold]: 启动服务 / starting services …")

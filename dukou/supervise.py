@@ -204,6 +204,11 @@ def up(only: Collection[str], settings: Settings, limit_s: float = UP_S) -> tupl
     running = place.supervised()
     if not running:
         _bury(place)
+    elif differing := _differing(place, settings):
+        named = ", ".join(differing)
+        _say(
+            f"running services keep their own {named}: make down first / 运行中的服务仍用原来的 {named}，请先 make down"
+        )
     _ports_are_free([name for name in names if name not in place.born()], settings)
     place.want(set(names) | (place.wanted() if running else set()))
     if not running:
@@ -442,6 +447,17 @@ def _get(port: int, path: str) -> tuple[int, bytes]:
         return 0, b""
     finally:
         connection.close()
+
+
+def _differing(place: Place, settings: Settings) -> list[str]:
+    """Settings with which the running services were started and that are others now. Names only: values may be secret."""
+    pid = _read(place.pid_file("supervisor"), int)
+    try:
+        raw = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return []
+    theirs = dict(item.split("=", 1) for item in raw.decode(errors="replace").split("\0") if "=" in item)
+    return sorted(name for name, value in settings.to_env().items() if theirs.get(name, value) != value)
 
 
 def _ports_are_free(names: Collection[str], settings: Settings) -> None:

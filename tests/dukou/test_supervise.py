@@ -195,3 +195,15 @@ def test_airflow_needs_its_secrets_before_anything_is_started(settings):
         supervise.up({"airflow"}, settings)
     assert caught.value.code == "airflow_secrets_missing"
     assert not supervise.Place(settings).supervised()
+
+
+def test_up_with_other_settings_says_which_the_running_services_keep(settings, capfd):
+    supervise.up(ONLY, settings)
+    try:
+        capfd.readouterr()
+        supervise.up(ONLY, settings)
+        assert "DUKOU_RETRY_SCALE" not in "".join(capfd.readouterr())
+        supervise.up(ONLY, settings.model_copy(update={"retry_scale": 7.0}))
+        assert "DUKOU_RETRY_SCALE" in "".join(capfd.readouterr())
+    finally:
+        supervise.down(settings)
